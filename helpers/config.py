@@ -1,0 +1,176 @@
+"""The settings of a run: frozen, self-checking, stored beside what the run writes.
+
+Nothing here knows torch. One `Settings` describes one training run completely, so two runs with equal
+settings are the same run, and a file that carries other settings is not what was asked for.
+"""
+
+import dataclasses
+import difflib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+EXERCISE = "exercise_03"
+DATASETS = ("cifar10", "photos")
+MODELS = ("vae", "autoencoder")
+PROFILES = ("full", "smoke")
+# The distance between two 8-bit levels when pixels are scaled to [0, 1].
+LEVEL = 1 / 255
+
+
+class UserError(Exception):
+    """Bad input: one line that says what is wrong and what to do. Programs end with exit code 2."""
+
+
+def exit_with(error: UserError) -> NoReturn:
+    """Print the one line of `error` and leave with exit code 2."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """A hint such as " Did you mean 'epochs'?", or nothing when no known name is close."""
+    match = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the weights of a training run (device and thread count apart)."""
+
+    model: str = "vae"
+    dataset: str = "cifar10"
+    n_train: int = 0  # images used for training; 0 = all
+    n_eval: int = 0  # images used of validation and of test; 0 = all
+    latent_dim: int = 128
+    width: int = 32  # channels at 16x16; deeper stages are multiples of it
+    epochs: int = 15
+    batch_size: int = 256
+    lr: float = 2e-3  # peak of the one-cycle schedule
+    weight_decay: float = 0.01
+    beta: float = 1.0  # weight of the rate in the objective; 1 is the ELBO
+    warmup_epochs: float = 1.0  # the weight of the rate rises linearly from 0 over these
+    sigma: float = 0.0  # decoder standard deviation in pixel units; 0 = learned
+    class_weight: float = 100.0  # nats of objective per nat of cross-entropy, head on the features
+    code_weight: float = 20.0  # the same for the head on the posterior mean
+    label_smoothing: float = 0.1
+    translate: int = 2  # pixels of random shift during training
+    flip: bool = True  # random left-right mirror during training
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            self._check_type(field)
+        for name, known in (("model", MODELS), ("dataset", DATASETS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(f"{name}={value!r} is not one of {', '.join(known)}.{nearest(value, known)}")
+        at_least = {
+            "latent_dim": 1,
+            "width": 8,
+            "epochs": 1,
+            "batch_size": 2,
+            "n_train": 0,
+            "n_eval": 0,
+            "translate": 0,
+        }
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)} is too small; the least is {least}")
+        if self.width % 8:
+            raise UserError(f"width={self.width} is not a multiple of 8")
+        for name in ("weight_decay", "beta", "warmup_epochs", "sigma", "class_weight", "code_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name}={getattr(self, name)} must be a finite number that is not negative")
+        if not 0 < self.lr < 1:
+            raise UserError(f"lr={self.lr} must lie between 0 and 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing={self.label_smoothing} must lie in [0, 1)")
+
+    def _check_type(self, field: dataclasses.Field) -> None:
+        value = getattr(self, field.name)
+        if field.type is float and type(value) is int:
+            object.__setattr__(self, field.name, float(value))
+        elif type(value) is not field.type:
+            raise UserError(f"{field.name}={value!r} is {type(value).__name__}, not {field.type.__name__}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Settings":
+        """The inverse of `as_dict`. Raises UserError on a name that is not a setting."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UserError(f"unknown setting {name!r}.{nearest(name, known)}")
+        return cls(**values)
+
+    def difference(self, other: "Settings") -> str:
+        """The settings in which two runs differ, such as "epochs 20 -> 1"; empty when they are equal."""
+        mine, yours = self.as_dict(), other.as_dict()
+        return ", ".join(
+            f"{name} {mine[name]} -> {yours[name]}" for name in mine if mine[name] != yours[name]
+        )
+
+
+SMOKE = {"n_train": 1024, "n_eval": 256, "width": 16, "epochs": 2, "batch_size": 128}
+PHOTOS = {"width": 24, "epochs": 8, "batch_size": 128, "translate": 0}
+
+
+def profile_settings(
+    profile: str = "full", model: str = "vae", dataset: str = "cifar10", **changes: Any
+) -> Settings:
+    """The settings of a named profile, with `changes` on top. Raises UserError on unknown names."""
+    if profile not in PROFILES:
+        raise UserError(
+            f"profile={profile!r} is not one of {', '.join(PROFILES)}.{nearest(profile, PROFILES)}"
+        )
+    values: dict[str, Any] = {"model": model, "dataset": dataset}
+    if dataset == "photos":
+        values |= PHOTOS
+    if profile == "smoke":
+        values |= SMOKE
+    return Settings.from_dict(values | changes)
+
+
+def asked_settings(profile: str, model: str, dataset: str, epochs: int = 0, seed: int = 0) -> Settings:
+    """What a notebook's parameters ask for; `epochs` 0 keeps the profile's own number."""
+    changes: dict[str, Any] = {"seed": seed} | ({"epochs": epochs} if epochs else {})
+    return profile_settings(profile, model, dataset, **changes)
+
+
+def out_dir(settings: Settings, out: str = "") -> Path:
+    """Where the results of a run go. The published folder is only for the published settings.
+
+    `$VAE_OUTS` or `out`, when given, win; photos have their own folder; changed settings go to outs/scratch.
+    """
+    given = out or os.environ.get("VAE_OUTS", "")
+    if given:
+        return Path(given).resolve()
+    published = profile_settings("full", settings.model, settings.dataset)
+    if settings != published:
+        return ROOT / "outs" / "scratch"
+    return ROOT / "outs" / (EXERCISE if settings.dataset == "cifar10" else settings.dataset)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that it appears whole or not at all: a temporary name beside it, then a rename.
+
+    Raises UserError (one line) when the place cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,415 @@
+"""`fit()`: a generator of one record per epoch. Plots, prints and notebooks are the caller's.
+
+Also here, because they belong to a run: where it computes (`runtime`), its checkpoint, its weights, its history.
+Nothing is unpickled: tensors travel as safetensors, everything else as JSON in their header.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .config import Settings, UserError, write_whole
+from .data import Dataset, Split, augment, batches
+from .losses import Terms, loss_terms, total_objective
+from .models import VAE, Autoencoder, build_model
+
+Record = dict[str, float]
+COMPILE_FROM_STEPS = 1500  # compiling costs about a minute, which a short run never earns back
+
+
+# --- where it runs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The one place that decides device, number format and compilation."""
+
+    device: torch.device
+    bf16: bool
+    compile: bool
+
+    def autocast(self) -> torch.autocast:
+        """bf16 on a GPU; float32 on a CPU, where bf16 is slower."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def runtime(steps: int = 0) -> Runtime:
+    """A GPU where there is one; torch.compile for runs of many steps where a C++ compiler exists."""
+    gpu = torch.cuda.is_available()
+    worth_it = steps >= COMPILE_FROM_STEPS
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+    if worth_it and not compiler:
+        print("No C++ compiler was found: training runs without torch.compile, a little slower.")
+    return Runtime(torch.device("cuda" if gpu else "cpu"), gpu, worth_it and compiler)
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to judge a time or repeat a number: versions, device, threads."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "device": gpu or f"CPU ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+    }
+
+
+# --- the loop --------------------------------------------------------------------------------------------------
+
+
+def one_cycle(step: int, steps: int, peak: float, warmup: float = 0.15) -> float:
+    """The learning rate of a step: a linear rise over the first `warmup` of the run, then a cosine to zero."""
+    done = (step + 1) / steps
+    if done < warmup:
+        return peak * done / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+class Sums:
+    """Sums over images, in float64 and on the device, so that means weigh every image the same."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.total = torch.zeros(6, dtype=torch.float64, device=device)
+        self.n = 0
+
+    def add(self, terms: Terms, labels: Tensor) -> None:
+        """Add one batch."""
+        hits = [(logits.argmax(1) == labels).sum() for logits in (terms.logits, terms.code_logits)]
+        losses = [*terms.elbo, terms.cross_entropy, terms.code_cross_entropy]
+        self.total += torch.stack([value.detach().double().sum() for value in losses] + hits)
+        self.n += len(labels)
+
+    def means(self, prefix: str) -> Record:
+        """Nats per image for the four losses; accuracies in 0..1."""
+        names = ("distortion", "rate", "cross_entropy", "code_cross_entropy", "accuracy", "code_accuracy")
+        values = (self.total / self.n).tolist()
+        return {f"{prefix}_{name}": value for name, value in zip(names, values, strict=True)}
+
+
+@torch.no_grad()
+def validate(model: Autoencoder, split: Split, seed: int = 0, batch_size: int = 500) -> Record:
+    """Means over ALL images of a split, one seeded sample of z for each; names start with "validation_"."""
+    device = model.log_sigma.device
+    noise = torch.Generator(device).manual_seed(seed)
+    sums = Sums(device)
+    model.eval()
+    for x, labels in batches(split, batch_size, device=device):
+        eps = torch.randn(len(x), model.latent_dim, generator=noise, device=device)
+        sums.add(loss_terms(model(x, eps), x, labels, model.log_sigma), labels)
+    return sums.means("validation")
+
+
+class Trainer:
+    """The state of a run between two epochs: model, optimiser, generators and the records so far."""
+
+    def __init__(self, model: Autoencoder, data: Dataset, settings: Settings) -> None:
+        self.data = data.limited(settings.n_train, settings.n_eval)
+        self.settings = settings
+        self.steps_per_epoch = math.ceil(len(self.data.train) / settings.batch_size)
+        self.steps = settings.epochs * self.steps_per_epoch
+        self.runtime = runtime(self.steps)
+        self.device = self.runtime.device
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.optimiser = self._optimiser()
+        # One generator per use: drawing more of one thing never changes another.
+        seeds = {name: settings.seed * 10 + i for i, name in enumerate(("order", "augment"), 1)}
+        self.generators = {name: torch.Generator().manual_seed(seed) for name, seed in seeds.items()}
+        self.generators["posterior"] = torch.Generator(self.device).manual_seed(settings.seed * 10 + 3)
+        self.records: list[Record] = []
+        self.seconds = 0.0
+        self._fast = (
+            torch.compile(self._objective, dynamic=False) if self.runtime.compile else self._objective
+        )
+
+    def _optimiser(self) -> torch.optim.AdamW:
+        """AdamW; biases, norms and sigma are not decayed."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.settings.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.settings.lr, fused=True)
+
+    def _objective(self, x: Tensor, labels: Tensor, eps: Tensor, beta: Tensor) -> tuple[Tensor, Terms]:
+        s = self.settings
+        with self.runtime.autocast():
+            output = self.model(x, eps)
+        output = output._replace(mean=output.mean.float())
+        terms = loss_terms(output, x, labels, self.model.log_sigma, label_smoothing=s.label_smoothing)
+        weights = {"class_weight": s.class_weight, "code_weight": s.code_weight}
+        return total_objective(terms, beta=beta, **weights), terms
+
+    def _step(self, x: Tensor, labels: Tensor, step: int) -> Terms:
+        s = self.settings
+        for group in self.optimiser.param_groups:
+            group["lr"] = one_cycle(step, self.steps, s.lr)
+        eps = torch.randn(len(x), s.latent_dim, generator=self.generators["posterior"], device=self.device)
+        beta = torch.tensor(self.beta(step), device=self.device)
+        # Only whole batches run compiled: a second shape would be compiled a second time.
+        objective = self._fast if len(x) == s.batch_size else self._objective
+        loss, terms = objective(x, labels, eps, beta)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} at step {step} with lr={s.lr}, beta={s.beta}; lower lr"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return terms
+
+    def beta(self, step: int) -> float:
+        """The weight of the rate at a step: it rises linearly over the warm-up epochs."""
+        warmup = self.settings.warmup_epochs * self.steps_per_epoch
+        return self.settings.beta * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+
+    def epoch(self) -> Record:
+        """Train one epoch and validate. train_* are running means (weights move, images are augmented)."""
+        s, started = self.settings, time.perf_counter()
+        step = len(self.records) * self.steps_per_epoch
+        sums = Sums(self.device)
+        self.model.train()
+        shuffled = batches(self.data.train, s.batch_size, order=self.generators["order"], device=self.device)
+        for x, labels in shuffled:
+            x = augment(x, self.generators["augment"], translate=s.translate, flip=s.flip)
+            x = x.contiguous(memory_format=torch.channels_last)
+            sums.add(self._step(x, labels, step), labels)
+            step += 1
+        trained = time.perf_counter() - started
+        record = {"epoch": len(self.records) + 1.0, "beta": self.beta(step - 1), **sums.means("train")}
+        record |= validate(self.model, self.data.validation, s.seed)
+        record["sigma"] = self.model.sigma.item()
+        record["lr"] = one_cycle(step - 1, self.steps, s.lr)
+        record["images_per_second"] = sums.n / trained
+        self.seconds += time.perf_counter() - started
+        record["seconds"] = self.seconds
+        self.records.append(record)
+        return record
+
+    # --- checkpoints: model, optimiser, generators, settings and records; the schedule is a function of the step
+
+    def save(self, path: Path) -> None:
+        """Write the whole state, or nothing."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{key}": value for key, value in state.items()}
+        tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
+        about = {"settings": self.settings.as_dict(), "records": self.records, "seconds": self.seconds}
+        write_tensors(path, tensors, {"kind": "checkpoint", **about})
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint of the same settings. Raises UserError when it is not one."""
+        tensors, about = read_tensors(path)
+        if about.get("kind") != "checkpoint":
+            raise UserError(f"{path} is not a checkpoint; delete it to train from nothing")
+        if change := Settings.from_dict(about["settings"]).difference(self.settings):
+            raise UserError(f"{path} belongs to other settings ({change}); delete it to train from nothing")
+        load_state(self.model, _within(tensors, "model"), path)
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        for name, value in _within(tensors, "optimiser").items():
+            number, key = name.split(".")
+            parameter = parameters[int(number)]
+            # The moments must lie in memory as their parameter does: the fused optimiser relies on it.
+            like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+            self.optimiser.state[parameter][key] = like.copy_(value).detach()
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[f"generator.{name}"])
+        self.records, self.seconds = about["records"], about["seconds"]
+
+
+def fit(
+    model: Autoencoder, data: Dataset, settings: Settings, checkpoint: Path | None = None
+) -> Iterator[Record]:
+    """Train `model` in place; yield a record after every epoch (losses in nats per image).
+
+    With a `checkpoint` path, the state is stored there after every epoch and an interrupted run continues from
+    it (its records are yielded again, so that a plot is whole). Raises UserError when the loss is not finite.
+    """
+    trainer = Trainer(model, data, settings)
+    if checkpoint and checkpoint.is_file():
+        trainer.resume(checkpoint)
+        yield from list(trainer.records)
+    while len(trainer.records) < settings.epochs:
+        record = trainer.epoch()
+        if checkpoint:
+            trainer.save(checkpoint)
+        yield record
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """A safetensors file with `about` as JSON in its header; whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(plain, {"about": json.dumps(about)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `write_tensors`. Raises UserError naming the file when it is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; `make train` writes it")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged or not ours ({error}); restore it or run `make train`") from None
+
+
+def load_state(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model. Raises UserError when names or shapes do not fit."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the model: {str(error).splitlines()[-1].strip()}") from None
+
+
+def _within(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+@dataclass(frozen=True)
+class History:
+    """What a finished run leaves beside its weights: settings, environment, one record per epoch."""
+
+    settings: Settings
+    run: dict[str, Any]
+    records: list[Record]
+    loaded: bool = True
+
+    def sentence(self) -> str:
+        """One sentence: loaded or trained, when, how long, on what."""
+        r = self.run
+        verb = "Loaded the weights trained on" if self.loaded else "Trained from nothing on"
+        return (
+            f"{verb} {r['finished'][:10]}: {len(self.records)} epochs in {r['seconds'] / 60:.1f} minutes "
+            f"on {r['device']}, {r['threads']} threads, torch {r['torch']}, seed {self.settings.seed}."
+        )
+
+
+def weights_path(folder: Path, model: str) -> Path:
+    """Where a folder keeps the weights of "vae" or "autoencoder"."""
+    return folder / f"{model}.safetensors"
+
+
+def history_path(folder: Path, model: str) -> Path:
+    """Where a folder keeps the history of a run."""
+    return folder / f"{model}_history.json"
+
+
+def save_run(folder: Path, model: Autoencoder, history: History, class_names: tuple[str, ...]) -> None:
+    """Write weights, then the history that carries their SHA-256."""
+    settings = history.settings
+    path = weights_path(folder, settings.model)
+    about = {"settings": settings.as_dict(), "class_names": class_names, "run": history.run}
+    write_tensors(path, model.state_dict(), {"kind": "weights", **about})
+    run = history.run | {"weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    content = {"settings": settings.as_dict(), "run": run, "records": history.records}
+    write_whole(history_path(folder, settings.model), json.dumps(content, indent=1) + "\n")
+
+
+def load_history(folder: Path, model: str) -> History:
+    """The history of a finished run. Raises UserError when it is missing, damaged, or not of these weights."""
+    path, weights = history_path(folder, model), weights_path(folder, model)
+    try:
+        content = json.loads(path.read_text())
+        history = History(Settings.from_dict(content["settings"]), content["run"], content["records"])
+        digest = content["run"]["weights_sha256"]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; `make train` writes it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or run `make train`") from None
+    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+        raise UserError(
+            f"{weights} is not the file that {path.name} describes; restore both or run `make train`"
+        )
+    return history
+
+
+def load_model(path: Path) -> tuple[Autoencoder, dict[str, Any]]:
+    """A model in eval mode and what is known of it: "settings", "class_names", "run".
+
+    Raises UserError when the file is missing, damaged, or does not fit the model that its settings describe.
+    """
+    tensors, about = read_tensors(path)
+    if about.get("kind") != "weights":
+        raise UserError(
+            f"{path} holds no weights of a model (it is a {about.get('kind', 'file without a kind')})"
+        )
+    model = build_model(Settings.from_dict(about["settings"]), len(about["class_names"]))
+    load_state(model, tensors, path)
+    return model.to(runtime().device, memory_format=torch.channels_last).eval(), about
+
+
+def train(
+    data: Dataset,
+    settings: Settings,
+    folder: Path,
+    watch: Callable[[Record, Autoencoder], None] | None = None,
+) -> tuple[Autoencoder, History]:
+    """Train what `settings` say, into `folder`; `watch(record, model)` is called after every epoch."""
+    checkpoint = folder / f"{settings.model}.checkpoint.safetensors"
+    model = build_model(settings, len(data.class_names))
+    records = []
+    for record in fit(model, data, settings, checkpoint):
+        records.append(record)
+        if watch:
+            watch(record, model)
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    parameters = sum(p.numel() for p in model.parameters())
+    run = {"finished": finished, "seconds": records[-1]["seconds"], "parameters": parameters, **environment()}
+    history = History(settings, run, records, loaded=False)
+    save_run(folder, model.eval(), history, data.class_names)
+    checkpoint.unlink(missing_ok=True)
+    return model, history
+
+
+def load_or_train(
+    data: Dataset,
+    settings: Settings,
+    folder: Path,
+    watch: Callable[[Record, Autoencoder], None] | None = None,
+    *,
+    fresh: bool = False,
+) -> tuple[Autoencoder, History]:
+    """The stored run when its settings are the ones asked for, else a new one; `fresh` always trains.
+
+    A stored run is replayed to `watch`, so a plot looks the same either way.
+    """
+    weights = weights_path(folder, settings.model)
+    if not fresh and weights.is_file() and history_path(folder, settings.model).is_file():
+        history = load_history(folder, settings.model)
+        if not history.settings.difference(settings):
+            model, _ = load_model(weights)
+            for record in history.records:
+                if watch:
+                    watch(record, model)
+            return model, history
+    return train(data, settings, folder, watch)
+
+
+def load_vae(path: str | Path | None = None) -> VAE:
+    """The trained VAE: `encode(x)` -> Posterior(mu, logvar), `decode(z)` -> x, `classify(x)` -> logits.
+
+    x is float32 (n, 3, 32, 32) in [0, 1]. Without a path: the committed weights. Raises UserError when the file
+    cannot be used.
+    """
+    from .config import out_dir, profile_settings
+
+    model, _ = load_model(Path(path) if path else weights_path(out_dir(profile_settings()), "vae"))
+    if not isinstance(model, VAE):
+        raise UserError(f"{path} holds an autoencoder, not a VAE")
+    return model
