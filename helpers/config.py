@@ -113,9 +113,7 @@ class Settings:
     def difference(self, other: "Settings") -> str:
         """The settings in which two runs differ, such as "epochs 20 -> 1"; empty when they are equal."""
         mine, yours = self.as_dict(), other.as_dict()
-        return ", ".join(
-            f"{name} {mine[name]} -> {yours[name]}" for name in mine if mine[name] != yours[name]
-        )
+        return ", ".join(f"{name} {mine[name]} -> {yours[name]}" for name in mine if mine[name] != yours[name])
 
 
 SMOKE = {"n_train": 1024, "n_eval": 256, "width": 16, "epochs": 2, "batch_size": 128}
@@ -127,9 +125,7 @@ def profile_settings(
 ) -> Settings:
     """The settings of a named profile, with `changes` on top. Raises UserError on unknown names."""
     if profile not in PROFILES:
-        raise UserError(
-            f"profile={profile!r} is not one of {', '.join(PROFILES)}.{nearest(profile, PROFILES)}"
-        )
+        raise UserError(f"profile={profile!r} is not one of {', '.join(PROFILES)}.{nearest(profile, PROFILES)}")
     values: dict[str, Any] = {"model": model, "dataset": dataset}
     if dataset == "photos":
         values |= PHOTOS

@@ -128,18 +128,14 @@ def load_data(name: str = "auto", root: str | Path | None = None) -> Dataset:
     """
     name = os.environ.get("DATASET", "") or "auto" if name == "auto" else name
     if name not in (*DATASETS, "auto"):
-        raise UserError(
-            f"unknown data set {name!r}; there are: {', '.join(DATASETS)}.{nearest(name, DATASETS)}"
-        )
+        raise UserError(f"unknown data set {name!r}; there are: {', '.join(DATASETS)}.{nearest(name, DATASETS)}")
     if name == "photos":
         return load_photos("asked for by name")
     try:
         return load_cifar10(root)
     except ConnectionError as error:
         if name == "cifar10":
-            raise UserError(
-                f"{error}. Put a copy in data/, set CIFAR10_ROOT, or use DATASET=photos"
-            ) from None
+            raise UserError(f"{error}. Put a copy in data/, set CIFAR10_ROOT, or use DATASET=photos") from None
         return load_photos(str(error))
 
 
@@ -173,9 +169,7 @@ def find_cifar10(root: str | Path | None = None) -> Path:
             check_md5(Path(place))
             return Path(place)
     if given:
-        raise UserError(
-            f"no folder {CIFAR10.base_folder} in {given}; set CIFAR10_ROOT to the folder that holds it"
-        )
+        raise UserError(f"no folder {CIFAR10.base_folder} in {given}; set CIFAR10_ROOT to the folder that holds it")
     try:
         CIFAR10(ROOT / "data", download=True)
     except (OSError, RuntimeError) as error:

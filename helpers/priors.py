@@ -1,0 +1,82 @@
+"""Where new codes come from. N(0, I) is the VAE's own prior; the others are fitted to q(z) after training.
+
+q(z) is the aggregate posterior: the codes of the training images, noise included. It is never exactly N(0, I), and
+sampling from a density fitted to it gives better pictures [Ghosh et al., From Variational to Deterministic
+Autoencoders, ICLR 2020].
+"""
+
+import warnings
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from .data import Split, batches
+from .models import VAE
+
+
+@torch.no_grad()
+def aggregate_posterior(model: VAE, split: Split, seed: int = 0, batch_size: int = 500) -> Tensor:
+    """One sample z ~ q(z|x) for every image of the split, (n, d), on the CPU."""
+    device = model.log_sigma.device
+    noise = torch.Generator(device).manual_seed(seed)
+    codes = []
+    for x, _ in batches(split, batch_size, device=device):
+        q = model.encode(x)
+        codes.append(q.sample(torch.randn(q.mu.shape, generator=noise, device=device)).cpu())
+    return torch.cat(codes)
+
+
+def standard_normal(n: int, d: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
+    """n codes (n, d) from N(0, temperature^2 I)."""
+    return temperature * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def fit_mixture(codes: Tensor, components: int = 10, seed: int = 0, iterations: int = 30) -> GaussianMixture:
+    """A Gaussian mixture with full covariances fitted to codes (n, d) by expectation maximisation."""
+    mixture = GaussianMixture(
+        components, covariance_type="full", max_iter=iterations, reg_covar=1e-4, random_state=seed
+    )
+    with warnings.catch_warnings():  # a cap on the iterations is meant: the likelihood is flat by then
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(codes.double().numpy())
+
+
+def sample_mixture(mixture: GaussianMixture, n: int, seed: int = 0) -> Tensor:
+    """n codes (n, d) from a fitted mixture, in random order."""
+    mixture.random_state = seed
+    codes, _ = mixture.sample(n)
+    return torch.from_numpy(np.random.default_rng(seed).permutation(codes)).float()
+
+
+def class_gaussians(codes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For each class the mean (d,) and a Cholesky factor (d, d) of the covariance of its codes."""
+    found = []
+    for label in labels.unique():
+        members = codes[labels == label].double()
+        covariance = members.T.cov() + 1e-4 * torch.eye(codes.shape[1], dtype=torch.float64)
+        found.append((members.mean(0), torch.linalg.cholesky(covariance)))
+    return found
+
+
+def sample_class(gaussian: tuple[Tensor, Tensor], n: int, seed: int = 0) -> Tensor:
+    """n codes (n, d) from the Gaussian of one class."""
+    mean, factor = gaussian
+    noise = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (mean + noise @ factor.T).float()
+
+
+def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Codes (steps, d) on the great arc from a (d,) to b (d,); lengths change linearly.
+
+    A straight line passes nearer to the origin than any typical code: in 128 dimensions codes live on a shell.
+    """
+    t = torch.linspace(0, 1, steps)[:, None]
+    angle = torch.arccos((a @ b / (a.norm() * b.norm())).clamp(-1, 1))
+    if angle.sin() < 1e-4:
+        return (1 - t) * a + t * b
+    lengths = (1 - t) * a.norm() + t * b.norm()
+    arc = ((1 - t) * angle).sin() * a / a.norm() + (t * angle).sin() * b / b.norm()
+    return lengths * arc / angle.sin()

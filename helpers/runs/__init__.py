@@ -1,0 +1,1 @@
+"""Many things in order: the notebooks through papermill."""

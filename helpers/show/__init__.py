@@ -1,0 +1,1 @@
+"""For people's eyes: figures, the live plot, the explorer, the report."""
