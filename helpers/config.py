@@ -54,6 +54,7 @@ class Settings:
     beta: float = 1.0  # weight of the rate in the objective; 1 is the ELBO
     warmup_epochs: float = 1.0  # the weight of the rate rises linearly from 0 over these
     sigma: float = 0.0  # decoder standard deviation in pixel units; 0 = learned
+    sigma_rate: float = 20.0  # the learning rate of log sigma, in units of lr: one number with a long way to go
     class_weight: float = 100.0  # nats of objective per nat of cross-entropy, head on the features
     code_weight: float = 20.0  # the same for the head on the posterior mean
     label_smoothing: float = 0.1
@@ -82,7 +83,7 @@ class Settings:
                 raise UserError(f"{name}={getattr(self, name)} is too small; the least is {least}")
         if self.width % 8:
             raise UserError(f"width={self.width} is not a multiple of 8")
-        for name in ("weight_decay", "beta", "warmup_epochs", "sigma", "class_weight", "code_weight"):
+        for name in ("weight_decay", "beta", "warmup_epochs", "sigma", "sigma_rate", "class_weight", "code_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)} must be a finite number that is not negative")
         if not 0 < self.lr < 1:
@@ -116,13 +117,11 @@ class Settings:
         return ", ".join(f"{name} {mine[name]} -> {yours[name]}" for name in mine if mine[name] != yours[name])
 
 
-SMOKE = {"n_train": 1024, "n_eval": 256, "width": 16, "epochs": 2, "batch_size": 128}
+SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128}
 PHOTOS = {"width": 24, "epochs": 8, "batch_size": 128, "translate": 0}
 
 
-def profile_settings(
-    profile: str = "full", model: str = "vae", dataset: str = "cifar10", **changes: Any
-) -> Settings:
+def profile_settings(profile: str = "full", model: str = "vae", dataset: str = "cifar10", **changes: Any) -> Settings:
     """The settings of a named profile, with `changes` on top. Raises UserError on unknown names."""
     if profile not in PROFILES:
         raise UserError(f"profile={profile!r} is not one of {', '.join(PROFILES)}.{nearest(profile, PROFILES)}")

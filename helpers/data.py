@@ -160,14 +160,17 @@ def _as_split(images: np.ndarray, labels: list[int]) -> Split:
 
 
 def find_cifar10(root: str | Path | None = None) -> Path:
-    """The folder that holds an intact cifar-10-batches-py; downloads into data/ when there is none."""
+    """The folder that holds an intact cifar-10-batches-py; downloads into data/ when there is none.
+
+    A relative `$CIFAR10_ROOT` counts from the repository root: notebooks run in a folder of their own.
+    """
     from torchvision.datasets import CIFAR10
 
     given = root or os.environ.get("CIFAR10_ROOT")
-    for place in (given, ROOT / "data"):
-        if place and (Path(place) / CIFAR10.base_folder).is_dir():
-            check_md5(Path(place))
-            return Path(place)
+    for place in (ROOT / given if given else None, ROOT / "data"):
+        if place and (place / CIFAR10.base_folder).is_dir():
+            check_md5(place)
+            return place
     if given:
         raise UserError(f"no folder {CIFAR10.base_folder} in {given}; set CIFAR10_ROOT to the folder that holds it")
     try:
@@ -233,9 +236,7 @@ def _read_photo(name: str) -> np.ndarray:
 
     path = _photo_path(name)
     if not path.is_file():
-        raise UserError(
-            f"the photo {name} is not inside the installed wheels; reinstall scikit-image and scikit-learn"
-        )
+        raise UserError(f"the photo {name} is not inside the installed wheels; reinstall scikit-image and scikit-learn")
     picture = Image.open(path).convert("RGB")
     return np.asarray(picture.resize((round(picture.width * PHOTO_HEIGHT / picture.height), PHOTO_HEIGHT)))
 

@@ -161,10 +161,10 @@ class LinearCode(NamedTuple):
 def linear_code(data: Dataset, folder: Path, d: int) -> LinearCode:
     """The PCA of the training split with d components; kept in `folder` and read from there next time."""
     path = folder / "pca.safetensors"
-    about = {"kind": "pca", "dataset": data.name, "n_train": len(data.train), "d": d}
+    about = {"kind": "pca", "dataset": data.name, "n_train": len(data.train)}
     if path.is_file():
         tensors, known = read_tensors(path)
-        if known == about:
+        if known == about and len(tensors["components"]) >= d:
             return LinearCode(**tensors)
     from sklearn.decomposition import PCA
 
@@ -220,7 +220,7 @@ def metrics_content(
     run: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """What metrics.json holds: numbers as {"value", "stderr"} by model, split and metric, and how they came about."""
+    """What metrics.json holds: {"value", "stderr"} by model, split and metric, and how the numbers came about."""
     models = {
         model: {
             name: {"n": len(result.image_mse)} | {k: v._asdict() for k, v in result.metrics.items()}

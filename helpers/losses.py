@@ -79,9 +79,7 @@ def bits_per_dim(nats_per_image: float, n_values: int) -> float:
     return nats_per_image / (n_values * math.log(2))
 
 
-def loss_terms(
-    output: Output, x: Tensor, labels: Tensor, log_sigma: Tensor, *, label_smoothing: float = 0.0
-) -> Terms:
+def loss_terms(output: Output, x: Tensor, labels: Tensor, log_sigma: Tensor, *, label_smoothing: float = 0.0) -> Terms:
     """The terms for one batch x (n, 3, 32, 32), labels (n,). The rate of an autoencoder is 0."""
     distortion = gaussian_nll(x, output.mean, log_sigma)
     q = output.posterior

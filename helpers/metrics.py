@@ -79,7 +79,7 @@ class PixelMoments:
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:
-    """Latents whose posterior mean varies over images: Var_x(mu_j) > 0.01 [Burda et al. 2016, sec. 5.2]; mu (n, d)."""
+    """Latents whose posterior mean varies: Var over images of mu_j > 0.01 [Burda et al. 2016, sec. 5.2]; mu (n, d)."""
     return int((mu.double().var(0) > threshold).sum())
 
 

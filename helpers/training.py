@@ -29,9 +29,6 @@ from .models import VAE, Autoencoder, build_model
 Record = dict[str, float]
 COMPILE_FROM_STEPS = 1500  # compiling costs about a minute, which a short run never earns back
 
-SIGMA_RATE = 20  # the learning rate of log sigma is this many times the others'
-
-
 # --- where it runs ---------------------------------------------------------------------------------------------
 
 
@@ -135,12 +132,12 @@ class Trainer:
         self._fast = torch.compile(self._objective, dynamic=False) if self.runtime.compile else self._objective
 
     def _optimiser(self) -> torch.optim.AdamW:
-        """AdamW; biases and norms are not decayed. Sigma is one number with a long way to go: it moves faster."""
+        """AdamW; biases, norms and sigma are not decayed."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.settings.weight_decay, "rate": 1},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0, "rate": 1},
-            {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0, "rate": SIGMA_RATE},
+            {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0, "rate": self.settings.sigma_rate},
         ]
         return torch.optim.AdamW(groups, lr=self.settings.lr, fused=True)
 

@@ -21,7 +21,7 @@ def png(image: np.ndarray, scale: int = 1) -> bytes:
 
 
 class LatentExplorer(widgets.HBox):
-    """`decode` takes a position (k,) along k directions, in standard deviations, and gives an image (h, w, 3) uint8.
+    """`decode` takes a position (k,) along k directions, in standard deviations: an image (h, w, 3) uint8.
 
     `starts` maps a label to a starting position (k,); the picker offers them. `still` is a uint8 picture that shows
     what the sliders do where they cannot move.
@@ -40,9 +40,7 @@ class LatentExplorer(widgets.HBox):
         self.scale = size // decode(np.zeros(len(names))).shape[0]
         self.image = widgets.Image(format="png", layout=widgets.Layout(width=f"{size}px", height=f"{size}px"))
         self.image.add_class("decoded-image")
-        self.start = widgets.Dropdown(
-            options=list(starts), description="start at", tooltip="Where the sliders begin"
-        )
+        self.start = widgets.Dropdown(options=list(starts), description="start at", tooltip="Where the sliders begin")
         self.start.observe(lambda change: self.set(starts[change["new"]]), "value")
         self.note = widgets.HTML()
         self.quiet = False
@@ -84,9 +82,7 @@ class LatentExplorer(widgets.HBox):
         """Decode where the sliders stand."""
         if not self.quiet:
             self.image.value = png(self.decode(self.position), self.scale)
-            self.note.value = (
-                f"distance from the mean code: {np.linalg.norm(self.position):.1f} standard deviations"
-            )
+            self.note.value = f"distance from the mean code: {np.linalg.norm(self.position):.1f} standard deviations"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)

@@ -201,9 +201,7 @@ def spectrum_plot(variance_ratio: np.ndarray, dims: Sequence[int], psnr: Sequenc
     left.set(xlabel="components k", ylabel="share of variance left", ylim=(1e-4, 1))
     right.semilogx(dims, psnr, "o-", base=2, lw=2)
     for d, value in zip(dims, psnr, strict=True):
-        right.annotate(
-            f"{value:.2f}", (d, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8
-        )
+        right.annotate(f"{value:.2f}", (d, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
     right.set_xticks(dims, [str(d) for d in dims])
     right.set(xlabel="numbers in the code d", ylabel="PSNR on test, pooled (dB)")
     right.margins(y=0.18)

@@ -1,0 +1,27 @@
+# Each job is one line of `python -m ...`; without make, copy it (on Windows: .venv\Scripts\python).
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help report train smoke lab test clean
+
+help:             ## list the jobs
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+report: $(READY)  ## run all notebooks and render the report; stored weights are used when they fit
+	$(BIN)/python -m helpers.runs.pipeline
+train: $(READY)   ## the same, training both models from nothing (about 80 minutes on 2 cores)
+	$(BIN)/python -m helpers.runs.pipeline --train
+smoke: $(READY)   ## everything from nothing with tiny settings, into a temporary folder
+	$(BIN)/python -m helpers.runs.pipeline --profile smoke --out "$$(mktemp -d)/smoke"
+lab: $(READY)     ## JupyterLab at the repository root
+	$(BIN)/python -m jupyterlab
+test: $(READY)    ## lint, then every test
+	$(BIN)/python -m ruff check . && $(BIN)/python -m pytest
+clean:            ## remove the environment and everything that git ignores, except data/
+	git clean -fdXq -e '!data/' -e '!data/**'
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
