@@ -75,7 +75,7 @@ def read_captions(folder: Path) -> dict[str, str]:
 def render(figure: Figure, dpi: int | None = None) -> bytes:
     """PNG bytes on white, without a date or a version in them, so that equal figures are equal files."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi or "figure", metadata={"Software": None}, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, bbox_inches="tight")
     return buffer.getvalue()
 
 
@@ -323,7 +323,8 @@ def rate_distortion_plot(curves: dict[str, tuple[Sequence[float], Sequence[float
     figure, axis = plt.subplots(figsize=(7.5, 4))
     for (label, (size, quality)), marker in zip(curves.items(), "osD^v", strict=False):
         axis.semilogx(size, quality, marker=marker, label=label, ms=5)
-    ticks = [20, 30, 50, 75, 100, 150, 200, 300, 500, 1000]
+    smallest = min(min(size) for size, _ in curves.values())
+    ticks = [tick for tick in (5, 10, 20, 35, 50, 75, 100, 150, 250, 400) if tick > 0.7 * smallest]
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
     axis.set(xlabel="bytes per image (payload)", ylabel="PSNR on test, pooled (dB)")

@@ -86,12 +86,6 @@ def percent(result: Any, digits: int = 1) -> str:
     return f"{estimate({k: None if v is None else 100 * v for k, v in result.items()}, digits)} %"
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
-    lines = [header, [":---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def render_markdown(folder: Path, target: Path) -> str:
     """The source with the results of `folder`, as Markdown that lives in the folder `target`."""
     captions = read_captions(folder)
@@ -111,7 +105,7 @@ def render_markdown(folder: Path, target: Path) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters.update(num=number, est=estimate, pct=percent)
-    environment.globals.update(figure=figure, table=markdown_table, experiments=experiments, **read_results(folder))
+    environment.globals.update(figure=figure, experiments=experiments, **read_results(folder))
     try:
         text = environment.from_string(SOURCE.read_text()).render()
     except jinja2.TemplateError as error:

@@ -1,0 +1,263 @@
+"""The form of the notebooks, the whole pipeline on smoke settings, the report, the environment file."""
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from helpers.config import ROOT, UserError
+from helpers.runs.pipeline import PROMISED, check_parameters, declared_parameters, notebook_path, parse_parameters
+from helpers.show import report
+from helpers.show.figures import Gallery, read_captions
+
+from .conftest import assert_one_line_error, run_module
+
+NOTEBOOKS = [notebook_path(name) for name in PROMISED]
+
+
+def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def lines(cell: nbformat.NotebookNode) -> list[str]:
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def test_every_notebook_is_part_of_the_pipeline() -> None:
+    assert sorted((ROOT / "notebooks").glob("*.ipynb")) == NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestForm:
+    def test_sources_hold_no_outputs(self, path: Path) -> None:
+        assert all(not cell.outputs and cell.execution_count is None for cell in cells(path, "code"))
+
+    def test_one_parameters_cell_of_literals(self, path: Path) -> None:
+        tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+        assert len(tagged) == 1 and set(declared_parameters(path)) >= {"profile", "dataset", "out"}
+        assert all(isinstance(node, ast.Assign) for node in ast.parse(tagged[0].source).body)
+
+    def test_code_is_short_and_explained(self, path: Path) -> None:
+        code = cells(path, "code")
+        assert max(len(lines(cell)) for cell in code) <= 20
+        everything = nbformat.read(path, as_version=4).cells
+        for before, cell in zip(everything, everything[1:], strict=False):
+            assert cell.cell_type != "code" or before.cell_type == "markdown", cell.source
+        words = sum(len(cell.source.split()) for cell in cells(path, "markdown"))
+        assert words >= 10 * sum(len(lines(cell)) for cell in code)
+
+    def test_it_opens_and_closes_as_every_notebook_does(self, path: Path) -> None:
+        first, *_, last = cells(path, "markdown")
+        number = int(path.stem[:2])
+        assert first.source.startswith(f"# {number} · ") and first.source.split("\n")[2].startswith("*")
+        for word in ("**You will**", "**Time**", "**Reads**", "**Writes**"):
+            assert word in first.source
+        for link in re.findall(r"\]\((\w+\.ipynb)\)", first.source):
+            assert (path.parent / link).is_file(), link
+        text = "\n".join(cell.source for cell in cells(path, "markdown"))
+        for part in ("## What you learnt", "**Check yourself.**", "## Exercises"):
+            assert part in text
+        assert "redict" in text and "## Exercises" in last.source
+
+    def test_every_import_can_be_resolved(self, path: Path) -> None:
+        for cell in cells(path, "code"):
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.ImportFrom):
+                    module = importlib.import_module(node.module)
+                    assert all(hasattr(module, name.name) for name in node.names), node.module
+                elif isinstance(node, ast.Import):
+                    assert all(importlib.util.find_spec(name.name) for name in node.names)
+
+
+def test_only_evaluation_reads_the_test_split_of_a_trained_model() -> None:
+    assert "data.test" not in "".join(cell.source for cell in cells(notebook_path("03_vae_training"), "code"))
+    for module in ("training", "models", "losses"):
+        assert ".test" not in (ROOT / "helpers" / f"{module}.py").read_text()
+
+
+# --- the pipeline -----------------------------------------------------------------------------------------------
+
+
+def test_unknown_parameters_and_wrong_types_stop_before_any_kernel() -> None:
+    known = {"epochs": 0, "lr": 1.0}
+    check_parameters(parse_parameters(["epochs=3", "lr=2"]), known)
+    with pytest.raises(UserError, match="Did you mean 'epochs'"):
+        check_parameters({"epoch": 3}, known)
+    with pytest.raises(UserError, match="is str"):
+        check_parameters({"epochs": "two"}, known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-p", "epoch=3"), ("unknown parameter", "epochs")), (("-p", "epochs=two"), ("'two' is str",)),
+        (("--only", "99"), ("01 to 07",)), (("--profile", "smoke"), ("--out",)), (("-p", "epochs"), ("name=value",)),
+        (("--dataset", "cifar"), ("cifar10",)),
+    ],
+)  # fmt: skip
+def test_bad_command_lines_are_one_line_each(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_one_line_error(run_module("helpers.runs.pipeline", *arguments), *words)
+
+
+def test_the_smoke_run_leaves_everything_it_promises(smoke: Path) -> None:
+    for name, promised in PROMISED.items():
+        assert (smoke / "notebooks" / f"{name}.ipynb").is_file()
+        assert all((smoke / file).stat().st_size > 0 for file in promised)
+    record = json.loads((smoke / "run.json").read_text())
+    assert set(record["seconds"]) == set(PROMISED) and record["profile"] == "smoke"
+    assert not list(smoke.glob("**/*.tmp")) and not list(smoke.glob("notebooks/*.partial.ipynb"))
+
+
+def test_the_live_plot_leaves_exactly_one_picture(smoke: Path) -> None:
+    executed = nbformat.read(smoke / "notebooks" / "03_vae_training.ipynb", as_version=4)
+    training = next(cell for cell in executed.cells if cell.source.startswith("with LiveTraining"))
+    pictures = [output for output in training.outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 1
+
+
+def test_executed_notebooks_name_no_folder_of_this_machine(smoke: Path) -> None:
+    for path in (smoke / "notebooks").glob("*.ipynb"):
+        assert str(ROOT) not in path.read_text() and str(smoke) not in path.read_text()
+
+
+def test_the_explorer_keeps_a_still_picture(smoke: Path) -> None:
+    executed = nbformat.read(smoke / "notebooks" / "07_latent_explorer.ipynb", as_version=4)
+    outputs = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
+    assert any({"image/png", "application/vnd.jupyter.widget-view+json"} <= set(data) for data in outputs)
+
+
+def test_every_figure_has_a_caption_that_says_something(smoke: Path) -> None:
+    captions = read_captions(smoke)
+    figures = {path.stem for path in smoke.glob("*.png")}
+    assert figures == set(captions) and all(len(caption) > 40 for caption in captions.values())
+
+
+def test_a_failed_notebook_is_kept_beside_the_last_good_one(tmp_path: Path) -> None:
+    good = tmp_path / "notebooks" / "07_latent_explorer.ipynb"
+    good.parent.mkdir()
+    good.write_text("the last good one")
+    done = run_module("helpers.runs.pipeline", "--only", "07", "--dataset", "photos", "--out", str(tmp_path))
+    assert_one_line_error(done, "07_latent_explorer failed", "vae.safetensors does not exist")
+    assert good.read_text() == "the last good one" and good.with_suffix(".failed.ipynb").is_file()
+
+
+def test_stock_papermill_runs_a_notebook(tmp_path: Path) -> None:
+    target = tmp_path / "out.ipynb"
+    arguments = ["notebooks/07_latent_explorer.ipynb", str(target), "--prepare-only", "-p", "n_directions", "4"]
+    done = run_module("papermill", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "n_directions = 4" in target.read_text()
+
+
+# --- the report -------------------------------------------------------------------------------------------------
+
+
+def test_the_report_answers_every_heading_of_the_exercise(smoke: Path) -> None:
+    text = (smoke / "report" / "README.md").read_text()
+    for heading in (
+        "## Objective", "## Task Formalization", "### Task Formalization (Inference)",
+        "### Task Formalization (Training)", "## Evaluation metrics", "## Data Considerations",
+        "### Dataset description", "### Data preparation and preprocessing", "### Data augmentation",
+        "## Model Considerations", "### Suitable Loss Functions", "### Selected Loss Function",
+        "### Possible architectures", "### Last layer activation", "### Other Considerations", "## Training",
+        "### Training hyperparameters", "### Loss function graph", "### Discussion of the training process",
+        "## Evaluation", "### Evaluation results", "### Discussion of the results", "## Design Feedback loops",
+        "## Questions", "### Which are the differences you found between previous model and this one?",
+        "### Does the model generalizes well to new data?",
+    ):  # fmt: skip
+        body = text.partition(f"\n{heading}\n")[2]
+        assert body, heading
+        if not re.match(r"\s*##", body):
+            assert len(body.strip().split("\n#")[0].split()) > 8, heading
+    for figure in ("loss_plot", "metrics", *(f"{s}_{k}_plot" for s in ("train", "validation", "test")
+                                             for k in ("regression", "data_points"))):  # fmt: skip
+        assert f"/{figure}.png)" in text
+
+
+def test_the_page_is_one_file_with_real_maths_and_alt_texts(smoke: Path) -> None:
+    page = (smoke / "report" / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert "<math" in page and "\\mathcal" not in page
+    images = re.findall(r"<img [^>]+>", page)
+    assert len(images) > 15 and all(len(re.search(r'alt="([^"]*)"', image).group(1)) > 20 for image in images)
+    assert page.count("<h1") == 1 and '<html lang="en">' in page
+
+
+def test_a_missing_number_or_figure_stops_the_build(smoke: Path, tmp_path: Path) -> None:
+    results = report.read_results(smoke)
+    with pytest.raises(UserError, match="psnr_poled.*there are"):
+        _ = results["m"].models.vae.test.psnr_poled
+    for file in smoke.iterdir():
+        if file.is_file() and file.name != "loss_plot.png":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="loss_plot.png"):
+        report.build(tmp_path, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_wrong_formula_and_a_short_caption_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="formula"):
+        report.mathml(r"\frac{1", True)
+    import matplotlib.pyplot as plt
+
+    with pytest.raises(UserError, match="caption"):
+        Gallery(tmp_path)(plt.figure(), "x", "short")
+
+
+def test_the_committed_report_is_what_its_results_give() -> None:
+    if not (ROOT / "outs" / "exercise_03" / "metrics.json").is_file():
+        pytest.skip("no committed results yet")
+    done = run_module("helpers.show.report", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+# --- the published model ----------------------------------------------------------------------------------------
+
+
+def test_the_published_model_beats_the_linear_code_on_test() -> None:
+    path = ROOT / "outs" / "exercise_03" / "metrics.json"
+    if not path.is_file():
+        pytest.skip("no committed results yet")
+    models = json.loads(path.read_text())["models"]
+    vae, pca = models["vae"]["test"], models["pca"]["test"]
+    assert vae["n"] == 10_000 and vae["psnr_pooled"]["value"] >= 23.0 > pca["psnr_pooled"]["value"]
+    assert vae["active_units"]["value"] == 128
+    assert vae["sigma"]["value"] == pytest.approx(vae["rmse"]["value"], rel=0.05)
+
+
+# --- the environment --------------------------------------------------------------------------------------------
+
+
+def test_environment_yml_asks_for_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    wanted = {}
+    for text in project["dependencies"]:
+        requirement = Requirement(text)
+        wanted[conda_names.get(requirement.name, requirement.name)] = requirement.specifier
+    wanted["python"] = SpecifierSet(project["requires-python"])
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    plain = [entry for entry in entries if isinstance(entry, str) and entry != "pip"]
+    plain += [entry for entry in pip if not entry.startswith("-e")]
+    found = {re.split(r"[ <>=]", entry)[0]: SpecifierSet(entry.partition(" ")[2]) for entry in plain}
+    assert found == wanted and "-e ." in pip
+
+
+def test_the_makefile_has_one_python_line_for_each_job() -> None:
+    text = (ROOT / "Makefile").read_text()
+    for job in ("report", "train", "smoke", "lab", "test", "clean"):
+        assert re.search(rf"^{job}:", text, re.M)
+    readme = (ROOT / "README.md").read_text()
+    for line in re.findall(r"-m (helpers\.[\w.]+)", text):
+        assert line in readme and importlib.util.find_spec(line), line
+    assert sys.version_info >= (3, 11)

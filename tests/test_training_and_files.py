@@ -1,0 +1,240 @@
+"""Training trains, resumes bit for bit and stores only what it can read again; the codec round-trips."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import helpers
+from helpers.codec import Codec, fit_code_model
+from helpers.config import Settings, UserError
+from helpers.data import Dataset, to_unit
+from helpers.evaluate import evaluate_linear, evaluate_model, linear_code
+from helpers.losses import kl_per_dim
+from helpers.models import build_model
+from helpers.priors import class_gaussians, fit_mixture, sample_class, sample_mixture, slerp
+from helpers.show.figures import pixels
+from helpers.training import (
+    fit,
+    history_path,
+    load_history,
+    load_model,
+    load_or_train,
+    one_cycle,
+    validate,
+    weights_path,
+)
+
+from .conftest import assert_one_line_error, run_module
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_training_lowers_the_loss_and_validation_changes_nothing(photos: Dataset, tiny: Settings) -> None:
+    model = build_model(tiny, 10)
+    before = validate(model, photos.validation)
+    records = list(fit(model, photos, dataclasses.replace(tiny, epochs=4)))
+    frozen = {k: v.clone() for k, v in model.state_dict().items()}
+    after = validate(model, photos.validation)
+    assert all(torch.equal(v, frozen[k]) for k, v in model.state_dict().items())
+    assert after["validation_distortion"] < before["validation_distortion"]
+    assert [r["epoch"] for r in records] == [1, 2, 3, 4] and records[-1]["lr"] == pytest.approx(0, abs=1e-9)
+    wanted = {f"{split}_{term}" for split in ("train", "validation") for term in ("distortion", "rate", "accuracy")}
+    assert wanted | {"sigma", "lr", "images_per_second"} <= set(records[0])
+
+
+def test_validation_sees_every_image_and_repeats(photos: Dataset, tiny: Settings) -> None:
+    model = build_model(tiny, 10)
+    whole = validate(model, photos.validation, batch_size=500)
+    assert whole == validate(model, photos.validation, batch_size=500)
+    uneven = validate(model, photos.validation, batch_size=73)
+    assert uneven["validation_rate"] == pytest.approx(whole["validation_rate"], rel=1e-4)
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(photos: Dataset, tiny: Settings, tmp_path: Path) -> None:
+    whole, stopped, resumed = (build_model(tiny, 10) for _ in range(3))
+    expected = list(fit(whole, photos, tiny))
+    checkpoint = tmp_path / "c.safetensors"
+    next(fit(stopped, photos, tiny, checkpoint))
+    found = list(fit(resumed, photos, tiny, checkpoint))
+    assert same(whole, resumed)
+    times = ("seconds", "images_per_second")
+    assert [{k: v for k, v in r.items() if k not in times} for r in found] == [
+        {k: v for k, v in r.items() if k not in times} for r in expected
+    ]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(photos: Dataset, tiny: Settings, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c.safetensors"
+    next(fit(build_model(tiny, 10), photos, tiny, checkpoint))
+    other = dataclasses.replace(tiny, lr=1e-3)
+    with pytest.raises(UserError, match="lr 0.002 -> 0.001"):
+        next(fit(build_model(other, 10), photos, other, checkpoint))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(photos: Dataset, tiny: Settings) -> None:
+    model = build_model(tiny, 10)
+    torch.nn.init.constant_(model.encoder.to_code.bias, float("nan"))
+    with pytest.raises(UserError, match="step 0"):
+        next(fit(model, photos, tiny))
+
+
+def test_the_seed_decides_the_weights(photos: Dataset, tiny: Settings) -> None:
+    one, two, other = (build_model(dataclasses.replace(tiny, seed=seed), 10) for seed in (0, 0, 1))
+    assert same(one, two) and not same(one, other)
+
+
+def test_the_schedule_rises_and_ends_at_zero() -> None:
+    rates = [one_cycle(step, 100, 1.0) for step in range(100)]
+    assert max(rates) == pytest.approx(1, abs=1e-3) and rates.index(max(rates)) < 20 and rates[-1] == pytest.approx(0)
+
+
+def test_the_sum_of_the_rate_is_the_kl_to_the_prior(trained: Path, photos: Dataset) -> None:
+    vae = helpers.load_vae(weights_path(trained, "vae"))
+    x = to_unit(photos.test.images[:20])
+    q = vae.encode(x)
+    assert q.mu.shape == q.logvar.shape == (20, vae.latent_dim) and (kl_per_dim(q) >= -1e-6).all()
+    assert vae.decode(q.mu).shape == x.shape and vae.classify(x).shape == (20, 10)
+
+
+def test_stored_weights_are_used_only_for_equal_settings(photos: Dataset, tiny: Settings, trained: Path) -> None:
+    seen: list[float] = []
+    _, history = load_or_train(photos, tiny, trained, lambda record, _: seen.append(record["epoch"]))
+    assert history.loaded and history.sentence().startswith("Loaded") and seen == [1, 2]
+    _, other = load_or_train(photos, dataclasses.replace(tiny, epochs=1), trained / "other")
+    assert not other.loaded and other.sentence().startswith("Trained from nothing")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "text", "missing"])
+def test_damaged_weights_are_named(damage: str, trained: Path, tmp_path: Path) -> None:
+    content = bytearray(weights_path(trained, "vae").read_bytes())
+    path = tmp_path / "vae.safetensors"
+    if damage == "flip":
+        content[20] ^= 0xFF
+    if damage != "missing":
+        path.write_bytes({"cut": content[:5000], "text": b"hello"}.get(damage, bytes(content)))
+    with pytest.raises(UserError, match="vae.safetensors"):
+        load_model(path)
+
+
+def test_weights_of_another_run_do_not_pass_for_this_one(trained: Path, tmp_path: Path) -> None:
+    history_path(tmp_path, "vae").write_bytes(history_path(trained, "vae").read_bytes())
+    content = bytearray(weights_path(trained, "vae").read_bytes())
+    content[-1] ^= 1
+    weights_path(tmp_path, "vae").write_bytes(content)
+    with pytest.raises(UserError, match="is not the file"):
+        load_history(tmp_path, "vae")
+
+
+def test_the_settings_travel_in_the_weights(trained: Path, tiny: Settings) -> None:
+    _, about = load_model(weights_path(trained, "vae"))
+    assert Settings.from_dict(about["settings"]) == tiny and len(about["class_names"]) == 10
+
+
+def test_evaluate_writes_every_metric_with_its_provenance(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "metrics.json"
+    weights = str(weights_path(trained, "vae"))
+    done = run_module("helpers.evaluate", "--split", "test", "--weights", weights, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    content = json.loads(out.read_text())
+    found = content["models"]["vae"]["test"]
+    assert found["n"] == 100 and set(content["units"]) <= set(found) and content["environment"]["torch"]
+    assert found["elbo"]["value"] == pytest.approx(-found["distortion"]["value"] - found["rate"]["value"], rel=1e-6)
+    assert found["psnr_pooled"]["stderr"] is None and found["psnr_mean"]["stderr"] > 0
+    assert found["psnr_mean"]["value"] > found["psnr_pooled"]["value"]
+    assert content["models"]["pca"]["test"]["psnr_pooled"]["value"] > 15
+
+
+def test_evaluate_explains_bad_input_in_one_line(tmp_path: Path) -> None:
+    assert_one_line_error(
+        run_module("helpers.evaluate", "--weights", str(tmp_path / "no.safetensors")), "does not exist"
+    )
+
+
+def test_evaluation_repeats_to_the_last_digit(trained: Path, photos: Dataset) -> None:
+    vae = helpers.load_vae(weights_path(trained, "vae"))
+    assert evaluate_model(vae, photos.test).metrics == evaluate_model(vae, photos.test).metrics
+
+
+def test_pca_explains_what_it_should(cifar10: Dataset, tmp_path: Path) -> None:
+    code = linear_code(cifar10, tmp_path, 128)
+    assert code.variance_ratio[0].item() == pytest.approx(0.2908, abs=2e-3)
+    found = evaluate_linear(code, cifar10.test, 128).metrics["psnr_pooled"].value
+    assert found == pytest.approx(22.94, abs=0.02)
+    again = linear_code(cifar10, tmp_path, 64)
+    assert torch.equal(again.components, code.components)
+
+
+# --- priors and codec -------------------------------------------------------------------------------------------
+
+
+def test_a_fitted_mixture_gives_back_the_moments_of_its_codes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(4000, 3, generator=generator) @ torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 0, 0.5]]) + 1
+    drawn = sample_mixture(fit_mixture(codes, components=2), 20_000, seed=1)
+    assert drawn.mean(0).tolist() == pytest.approx(codes.mean(0).tolist(), abs=0.1)
+    assert torch.allclose(drawn.T.cov(), codes.T.cov(), atol=0.25)
+
+
+def test_class_codes_come_from_their_own_class() -> None:
+    codes, labels = torch.randn(600, 2), torch.arange(600) % 2
+    codes[labels == 1] += 100
+    assert sample_class(class_gaussians(codes, labels)[1], 50).mean().item() == pytest.approx(100, abs=1)
+
+
+def test_slerp_starts_and_ends_where_it_should_and_keeps_its_length() -> None:
+    a, b = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    path = slerp(a, b, 5)
+    assert torch.allclose(path[0], a, atol=1e-4) and torch.allclose(path[-1], b, atol=1e-4)
+    assert path[2].norm().item() == pytest.approx((a.norm() + b.norm()).item() / 2, rel=1e-4)
+    assert torch.allclose(slerp(a, a, 3), a.expand(3, -1), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def codec(trained: Path, photos: Dataset) -> Codec:
+    vae = helpers.load_vae(weights_path(trained, "vae"))
+    return Codec(vae, fit_code_model(vae, photos.train))
+
+
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_the_codec_gives_back_images_of_the_same_shape_every_time(codec: Codec, photos: Dataset, n: int) -> None:
+    images = pixels(photos.test.images[:n])
+    content = codec.compress(images)
+    decoded = codec.decompress(content)
+    assert decoded.shape == images.shape and decoded.dtype == np.uint8
+    assert np.array_equal(decoded, codec.decompress(content)) and content == codec.compress(images)
+
+
+def test_finer_steps_cost_bytes_and_approach_the_models_own_reconstruction(codec: Codec, photos: Dataset) -> None:
+    images = pixels(photos.test.images[:50])
+    sizes = [len(codec.compress(images, quality)) for quality in (0.3, 1.0, 30.0)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    with torch.no_grad():
+        limit = pixels(codec.model.decode(codec.model.code(to_unit(photos.test.images[:50]))))
+    fine = codec.decompress(codec.compress(images, 30.0))
+    assert np.abs(fine.astype(int) - limit.astype(int)).max() <= 3
+
+
+def test_no_damaged_file_gives_images(codec: Codec, photos: Dataset) -> None:
+    content = codec.compress(pixels(photos.test.images[:20]))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[rng.integers(17, len(content))] ^= 1 << rng.integers(8)
+        with pytest.raises(UserError):
+            codec.decompress(bytes(damaged))
+    for length in range(len(content)):
+        with pytest.raises(UserError):
+            codec.decompress(content[:length])
+
+
+def test_wrong_images_are_refused(codec: Codec) -> None:
+    with pytest.raises(UserError, match="uint8"):
+        codec.compress(np.zeros((2, 16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="quality"):
+        codec.compress(np.zeros((2, 32, 32, 3), np.uint8), 0.0)
