@@ -4,6 +4,7 @@ Nothing here knows torch. One `Settings` describes one training run completely, 
 settings are the same run, and a file that carries other settings is not what was asked for.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -167,5 +168,6 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from None

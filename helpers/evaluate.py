@@ -152,10 +152,9 @@ class LinearCode(NamedTuple):
     variance_ratio: Tensor  # (min(n, 3072),) share of the variance along each direction
 
     def reconstruct(self, x: Tensor, d: int) -> Tensor:
-        """Encode x (n, 3, h, w) in d numbers and decode it again, clamped to [0, 1]."""
+        """Encode x (n, 3, h, w) in d numbers and decode it again; may leave [0, 1], as the linear map does."""
         basis = self.components[:d]
-        flat = (x.flatten(1) - self.mean) @ basis.T @ basis + self.mean
-        return flat.clamp(0, 1).view_as(x)
+        return ((x.flatten(1) - self.mean) @ basis.T @ basis + self.mean).view_as(x)
 
 
 def linear_code(data: Dataset, folder: Path, d: int) -> LinearCode:
