@@ -19,7 +19,7 @@ from .config import ROOT, Settings, UserError, exit_with, out_dir, profile_setti
 from .data import SPLITS, Dataset, Split, batches, load_data
 from .losses import bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
 from .metrics import Estimate, PixelMoments
-from .models import VAE, Autoencoder
+from .models import VAE, Autoencoder, Posterior
 from .training import environment, load_model, read_tensors, weights_path, write_tensors
 
 BATCH = 500
@@ -83,9 +83,8 @@ class _Images:
         }, mse
 
 
-def likelihood_terms(model: VAE, x: Tensor, eps: Tensor) -> dict[str, Tensor]:
-    """Per image (n,): distortion and rate of one posterior sample, its discretised distortion, its MSE."""
-    q = model.encode(x)
+def likelihood_terms(model: VAE, x: Tensor, q: Posterior, eps: Tensor) -> dict[str, Tensor]:
+    """Per image (n,): distortion and rate of one sample of q(z|x), its discretised distortion, its MSE."""
     mean = model.decode(q.sample(eps))
     return {
         "distortion": gaussian_nll(x, mean, model.log_sigma),
@@ -104,12 +103,13 @@ def evaluate_model(model: Autoencoder, split: Split) -> SplitResult:
     model.eval()
     for x, _ in batches(split, BATCH, device=device):
         h, features = model.encoder(x)
-        code = h[:, : model.latent_dim]  # of a VAE: the first half is the posterior mean
+        q = model.split(h) if isinstance(model, VAE) else None
+        code = h if q is None else q.mu
         images.add(x, model.decode(code))
         row = {"code": code, "logits": model.head(features), "code_logits": model.classify_code(code)}
-        if isinstance(model, VAE):
+        if q is not None:
             eps = torch.randn(len(x), model.latent_dim, generator=noise, device=device)
-            row |= likelihood_terms(model, x, eps)
+            row |= likelihood_terms(model, x, q, eps)
         for name, value in row.items():
             columns.setdefault(name, []).append(value.cpu())
     table = {name: torch.cat(parts) for name, parts in columns.items()}

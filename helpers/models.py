@@ -175,7 +175,7 @@ class VAE(Autoencoder):
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x) for every image."""
-        return self._split(self.encoder(x)[0])
+        return self.split(self.encoder(x)[0])
 
     def forward(self, x: Tensor, eps: Tensor | None = None) -> Output:
         """Decode one sample per image, in training and in evaluation alike: the ELBO needs a sample.
@@ -183,7 +183,7 @@ class VAE(Autoencoder):
         `eps` (n, d) ~ N(0, I) comes from the caller's generator; without it the global one is used.
         """
         h, features = self.encoder(x)
-        q = self._split(h)
+        q = self.split(h)
         z = q.sample(torch.randn_like(q.mu) if eps is None else eps)
         return Output(self.decoder(z), q, self.head(features), self.code_head(q.mu))
 
@@ -192,7 +192,8 @@ class VAE(Autoencoder):
         return self.encode(x).mu
 
     @staticmethod
-    def _split(h: Tensor) -> Posterior:
+    def split(h: Tensor) -> Posterior:
+        """The encoder's output (n, 2d) as a posterior."""
         mu, logvar = h.chunk(2, dim=1)
         return Posterior(mu, logvar)
 

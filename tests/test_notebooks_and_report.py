@@ -214,8 +214,6 @@ def test_a_wrong_formula_and_a_short_caption_are_refused(tmp_path: Path) -> None
 
 
 def test_the_committed_report_is_what_its_results_give() -> None:
-    if not (ROOT / "outs" / "exercise_03" / "metrics.json").is_file():
-        pytest.skip("no committed results yet")
     done = run_module("helpers.show.report", "--check")
     assert done.returncode == 0, done.stderr
 
@@ -225,13 +223,28 @@ def test_the_committed_report_is_what_its_results_give() -> None:
 
 def test_the_published_model_beats_the_linear_code_on_test() -> None:
     path = ROOT / "outs" / "exercise_03" / "metrics.json"
-    if not path.is_file():
-        pytest.skip("no committed results yet")
     models = json.loads(path.read_text())["models"]
     vae, pca = models["vae"]["test"], models["pca"]["test"]
     assert vae["n"] == 10_000 and vae["psnr_pooled"]["value"] >= 23.0 > pca["psnr_pooled"]["value"]
     assert vae["active_units"]["value"] == 128
     assert vae["sigma"]["value"] == pytest.approx(vae["rmse"]["value"], rel=0.05)
+
+
+def test_the_readme_quotes_the_committed_metrics() -> None:
+    models = json.loads((ROOT / "outs" / "exercise_03" / "metrics.json").read_text())["models"]
+    labels = {
+        "PSNR, pooled (dB)": ("psnr_pooled", 1), "SSIM": ("ssim", 1), "accuracy (%)": ("accuracy", 100),
+        "accuracy from the code alone (%)": ("code_accuracy", 100), "rate (nats per image)": ("rate", 1),
+        "bits per dimension": ("bpd", 1),
+    }  # fmt: skip
+    readme = (ROOT / "README.md").read_text()
+    for label, (name, factor) in labels.items():
+        row = re.search(rf"^\| {re.escape(label)} \|(.*)\|$", readme, re.M).group(1)
+        for text, model in zip(row.split("|"), ("vae", "autoencoder", "pca"), strict=True):
+            text = text.strip()
+            if text != "–":
+                value = factor * models[model]["test"][name]["value"]
+                assert text == f"{value:.{len(text.partition('.')[2])}f}", (label, model)
 
 
 # --- the environment --------------------------------------------------------------------------------------------

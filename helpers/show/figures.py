@@ -144,7 +144,7 @@ def data_points_plot(
 ) -> Figure:
     """Input, reconstruction, error map and both class names; columns come in `groups` (worst, median, ...)."""
     n = len(x)
-    figure, axes = plt.subplots(3, n, figsize=(0.35 + n * 1.02, 4.1), squeeze=False)
+    figure, axes = plt.subplots(3, n, figsize=(0.35 + n * 0.85, 3.7), squeeze=False)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0.02, hspace=0)
     error = np.abs(x.astype(float) - reconstruction.astype(float)).mean(-1) / 255
     for axis, label in zip(axes[:, 0], ("input", "reconstruction", "|error|"), strict=True):
@@ -185,11 +185,11 @@ def counts_plot(counts: dict[str, np.ndarray], class_names: Sequence[str]) -> Fi
     at, width = np.arange(len(class_names)), 0.27
     for i, (split, values) in enumerate(counts.items()):
         bars = axis.bar(at + (i - 1) * width, values, width, label=split, color=SPLIT_COLOURS[split])
-        axis.bar_label(bars, fontsize=6, rotation=90, padding=2)
+        axis.bar_label(bars, fontsize=8, rotation=90, padding=2)
     axis.set_xticks(at, class_names, rotation=25, ha="right")
-    axis.set(ylabel="images", ylim=(0, 1.3 * max(values.max() for values in counts.values())))
+    axis.set(ylabel="images", ylim=(0, 1.2 * max(values.max() for values in counts.values())))
     axis.grid(False, axis="x")
-    axis.legend(frameon=False, ncols=3, loc="upper right")
+    axis.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
 
 
