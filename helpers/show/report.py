@@ -171,7 +171,8 @@ def render_html(text: str, base: Path) -> str:
 
     def image(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
         alt = self.renderInlineAsText(tokens[at].children or [], options, env)
-        source = data_uri(base / str(tokens[at].attrs["src"]), "image/png")
+        path = os.path.normpath(base / str(tokens[at].attrs["src"]))  # `base` need not exist yet
+        source = data_uri(Path(path), "image/png")
         return f'<img src="{source}" alt="{html.escape(alt, quote=True)}">'
 
     def fence(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
