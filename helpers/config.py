@@ -119,7 +119,7 @@ class Settings:
 
 
 SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128}
-PHOTOS = {"width": 24, "epochs": 20, "batch_size": 128, "translate": 0}
+PHOTOS = {"width": 24, "epochs": 16, "batch_size": 128, "translate": 0}
 
 
 def profile_settings(profile: str = "full", model: str = "vae", dataset: str = "cifar10", **changes: Any) -> Settings:
