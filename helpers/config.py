@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 EXERCISE = "exercise_03"
 DATASETS = ("cifar10", "photos")
-MODELS = ("vae", "autoencoder")
+MODELS = ("vae", "autoencoder", "reference")
 PROFILES = ("full", "smoke")
 # The distance between two 8-bit levels when pixels are scaled to [0, 1].
 LEVEL = 1 / 255
@@ -51,6 +51,7 @@ class Settings:
     epochs: int = 15
     batch_size: int = 256
     lr: float = 2e-3  # peak of the one-cycle schedule
+    muon_rate: float = 0.0  # the learning rate of Muon, for inner convolutions, in units of lr; 0 = AdamW for all
     weight_decay: float = 0.01
     beta: float = 1.0  # weight of the rate in the objective; 1 is the ELBO
     warmup_epochs: float = 1.0  # the weight of the rate rises linearly from 0 over these
@@ -84,7 +85,8 @@ class Settings:
                 raise UserError(f"{name}={getattr(self, name)} is too small; the least is {least}")
         if self.width % 8:
             raise UserError(f"width={self.width} is not a multiple of 8")
-        for name in ("weight_decay", "beta", "warmup_epochs", "sigma", "sigma_rate", "class_weight", "code_weight"):
+        rates = ("sigma_rate", "muon_rate")
+        for name in ("weight_decay", "beta", "warmup_epochs", "sigma", *rates, "class_weight", "code_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)} must be a finite number that is not negative")
         if not 0 < self.lr < 1:
@@ -119,6 +121,11 @@ class Settings:
 
 
 SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128}
+# The judge of samples: another seed and another network than what it judges; only its logits are trained.
+REFERENCE = {
+    "width": 48, "epochs": 12, "muon_rate": 5.0, "class_weight": 1.0, "code_weight": 0.0, "label_smoothing": 0.2,
+    "seed": 1,
+}  # fmt: skip
 PHOTOS = {"width": 24, "epochs": 16, "batch_size": 128, "translate": 0}
 
 
@@ -127,6 +134,8 @@ def profile_settings(profile: str = "full", model: str = "vae", dataset: str = "
     if profile not in PROFILES:
         raise UserError(f"profile={profile!r} is not one of {', '.join(PROFILES)}.{nearest(profile, PROFILES)}")
     values: dict[str, Any] = {"model": model, "dataset": dataset}
+    if model == "reference":
+        values |= REFERENCE
     if dataset == "photos":
         values |= PHOTOS
     if profile == "smoke":

@@ -40,7 +40,7 @@ class Terms(NamedTuple):
     cross_entropy: Tensor  # features head, nats per image (n,)
     code_cross_entropy: Tensor  # code head, nats per image (n,)
     logits: Tensor
-    code_logits: Tensor
+    code_logits: Tensor | None
 
 
 def gaussian_nll(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -79,13 +79,17 @@ def bits_per_dim(nats_per_image: float, n_values: int) -> float:
     return nats_per_image / (n_values * math.log(2))
 
 
-def loss_terms(output: Output, x: Tensor, labels: Tensor, log_sigma: Tensor, *, label_smoothing: float = 0.0) -> Terms:
-    """The terms for one batch x (n, 3, 32, 32), labels (n,). The rate of an autoencoder is 0."""
-    distortion = gaussian_nll(x, output.mean, log_sigma)
-    q = output.posterior
-    rate = torch.zeros_like(distortion) if q is None else kl_per_dim(q).sum(1)
+def loss_terms(
+    output: Output, x: Tensor, labels: Tensor, log_sigma: Tensor | None, *, label_smoothing: float = 0.0
+) -> Terms:
+    """The terms for one batch x (n, 3, 32, 32), labels (n,). The term of what a model does not have is 0."""
+    nothing = x.new_zeros(len(x))
+    distortion = nothing if output.mean is None else gaussian_nll(x, output.mean.float(), log_sigma)
+    rate = nothing if output.posterior is None else kl_per_dim(output.posterior).sum(1)
     entropies = [
-        F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        nothing
+        if logits is None
+        else F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
         for logits in (output.logits, output.code_logits)
     ]
     return Terms(Elbo(distortion, rate), *entropies, output.logits, output.code_logits)

@@ -29,12 +29,12 @@ class Posterior(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What one pass gives: the decoder's mean, the posterior (None for the autoencoder), two sets of logits."""
+    """What one pass gives. None is what a model does not have: an autoencoder no posterior, a classifier no mean."""
 
-    mean: Tensor
+    mean: Tensor | None  # of p(x|z)
     posterior: Posterior | None
     logits: Tensor  # from the encoder's features
-    code_logits: Tensor  # from the code (the posterior mean) alone
+    code_logits: Tensor | None  # from the code (the posterior mean) alone
 
 
 class Residual(nn.Module):
@@ -198,8 +198,11 @@ class VAE(Autoencoder):
         return Posterior(mu, logvar)
 
 
-def build_model(settings: Settings, n_classes: int) -> Autoencoder:
+def build_model(settings: Settings, n_classes: int) -> nn.Module:
     """The model that `settings` describes, freshly initialised from `settings.seed`."""
+    from .reference import ReferenceClassifier
+
+    kinds = {"vae": VAE, "autoencoder": Autoencoder, "reference": ReferenceClassifier}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return (VAE if settings.model == "vae" else Autoencoder)(settings, n_classes)
+        return kinds[settings.model](settings, n_classes)

@@ -21,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .config import Settings, UserError, write_whole
+from .config import Settings, UserError, out_dir, profile_settings, write_whole
 from .data import Dataset, Split, augment, batches
 from .losses import Terms, loss_terms, total_objective
-from .models import VAE, Autoencoder, build_model
+from .models import VAE, build_model
+from .optim import Muon
 
 Record = dict[str, float]
 COMPILE_FROM_STEPS = 1500  # compiling costs about a minute, which a short run never earns back
@@ -86,7 +87,8 @@ class Sums:
 
     def add(self, terms: Terms, labels: Tensor) -> None:
         """Add one batch."""
-        hits = [(logits.argmax(1) == labels).sum() for logits in (terms.logits, terms.code_logits)]
+        answers = (terms.logits, terms.code_logits)
+        hits = [labels.new_zeros(()) if a is None else (a.argmax(1) == labels).sum() for a in answers]
         losses = [*terms.elbo, terms.cross_entropy, terms.code_cross_entropy]
         self.total += torch.stack([value.detach().double().sum() for value in losses] + hits)
         self.n += len(labels)
@@ -99,22 +101,22 @@ class Sums:
 
 
 @torch.no_grad()
-def validate(model: Autoencoder, split: Split, seed: int = 0, batch_size: int = 500) -> Record:
+def validate(model: nn.Module, split: Split, seed: int = 0, batch_size: int = 500) -> Record:
     """Means over ALL images of a split, one seeded sample of z for each; names start with "validation_"."""
-    device = model.log_sigma.device
+    device = next(model.parameters()).device
     noise = torch.Generator(device).manual_seed(seed)
     sums = Sums(device)
     model.eval()
     for x, labels in batches(split, batch_size, device=device):
-        eps = torch.randn(len(x), model.latent_dim, generator=noise, device=device)
-        sums.add(loss_terms(model(x, eps), x, labels, model.log_sigma), labels)
+        eps = torch.randn(len(x), getattr(model, "latent_dim", 0), generator=noise, device=device)
+        sums.add(loss_terms(model(x, eps), x, labels, getattr(model, "log_sigma", None)), labels)
     return sums.means("validation")
 
 
 class Trainer:
     """The state of a run between two epochs: model, optimiser, generators and the records so far."""
 
-    def __init__(self, model: Autoencoder, data: Dataset, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, data: Dataset, settings: Settings) -> None:
         self.data = data.limited(settings.n_train, settings.n_eval)
         self.settings = settings
         self.steps_per_epoch = math.ceil(len(self.data.train) / settings.batch_size)
@@ -122,7 +124,7 @@ class Trainer:
         self.runtime = runtime(self.steps)
         self.device = self.runtime.device
         self.model = model.to(self.device, memory_format=torch.channels_last)
-        self.optimiser = self._optimiser()
+        self.optimisers = self._optimisers()
         # One generator per use: drawing more of one thing never changes another.
         seeds = {name: settings.seed * 10 + i for i, name in enumerate(("order", "augment"), 1)}
         self.generators = {name: torch.Generator().manual_seed(seed) for name, seed in seeds.items()}
@@ -131,28 +133,37 @@ class Trainer:
         self.seconds = 0.0
         self._fast = torch.compile(self._objective, dynamic=False) if self.runtime.compile else self._objective
 
-    def _optimiser(self) -> torch.optim.AdamW:
-        """AdamW; biases, norms and sigma are not decayed."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        """AdamW, and Muon for inner layers when it is asked for; biases, norms and sigma are not decayed."""
+        s = self.settings
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        # Muon's even update suits maps between many features; the heads and tiny first layers keep AdamW.
+        inner = [p for name, p in trained if p.ndim > 1 and min(p.flatten(1).shape) > 16 and "head" not in name]
+        inner = inner if s.muon_rate else []
+        known = {id(p) for p in inner}
+        rest = [p for _, p in trained if id(p) not in known]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.settings.weight_decay, "rate": 1},
-            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0, "rate": 1},
-            {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0, "rate": self.settings.sigma_rate},
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": s.weight_decay, "rate": 1},
+            {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0, "rate": 1},
+            {"params": [p for p in rest if p.ndim == 0], "weight_decay": 0.0, "rate": s.sigma_rate},
         ]
-        return torch.optim.AdamW(groups, lr=self.settings.lr, fused=True)
+        optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=s.lr, fused=True)]
+        if inner:
+            optimisers.append(Muon([{"params": inner, "rate": s.muon_rate}], weight_decay=s.weight_decay))
+        return optimisers
 
     def _objective(self, x: Tensor, labels: Tensor, eps: Tensor, beta: Tensor) -> tuple[Tensor, Terms]:
         s = self.settings
         with self.runtime.autocast():
             output = self.model(x, eps)
-        output = output._replace(mean=output.mean.float())
-        terms = loss_terms(output, x, labels, self.model.log_sigma, label_smoothing=s.label_smoothing)
+        log_sigma = getattr(self.model, "log_sigma", None)
+        terms = loss_terms(output, x, labels, log_sigma, label_smoothing=s.label_smoothing)
         weights = {"class_weight": s.class_weight, "code_weight": s.code_weight}
         return total_objective(terms, beta=beta, **weights), terms
 
     def _step(self, x: Tensor, labels: Tensor, step: int) -> Terms:
         s = self.settings
-        for group in self.optimiser.param_groups:
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = one_cycle(step, self.steps, s.lr) * group["rate"]
         eps = torch.randn(len(x), s.latent_dim, generator=self.generators["posterior"], device=self.device)
         beta = torch.tensor(self.beta(step), device=self.device)
@@ -161,9 +172,10 @@ class Trainer:
         loss, terms = objective(x, labels, eps, beta)
         if not torch.isfinite(loss):
             raise UserError(f"the loss is {loss.item()} at step {step} with lr={s.lr}, beta={s.beta}; lower lr")
-        self.optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         return terms
 
     def beta(self, step: int) -> float:
@@ -186,7 +198,8 @@ class Trainer:
         trained = time.perf_counter() - started
         record = {"epoch": len(self.records) + 1.0, "beta": self.beta(step - 1), **sums.means("train")}
         record |= validate(self.model, self.data.validation, s.seed)
-        record["sigma"] = self.model.sigma.item()
+        if hasattr(self.model, "sigma"):
+            record["sigma"] = self.model.sigma.item()
         record["lr"] = one_cycle(step - 1, self.steps, s.lr)
         record["images_per_second"] = sums.n / trained
         self.seconds += time.perf_counter() - started
@@ -194,13 +207,17 @@ class Trainer:
         self.records.append(record)
         return record
 
+    def _optimised(self) -> list[tuple[torch.optim.Optimizer, Tensor]]:
+        """Every trained parameter with its optimiser, in a fixed order."""
+        return [(o, p) for o in self.optimisers for group in o.param_groups for p in group["params"]]
+
     # --- checkpoints: model, optimiser, generators, settings and records; the schedule is a function of the step
 
     def save(self, path: Path) -> None:
         """Write the whole state, or nothing."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{key}": value for key, value in state.items()}
+        for number, (optimiser, parameter) in enumerate(self._optimised()):
+            tensors |= {f"optimiser.{number}.{key}": value for key, value in optimiser.state[parameter].items()}
         tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
         about = {"settings": self.settings.as_dict(), "records": self.records, "seconds": self.seconds}
         write_tensors(path, tensors, {"kind": "checkpoint", **about})
@@ -213,19 +230,19 @@ class Trainer:
         if change := Settings.from_dict(about["settings"]).difference(self.settings):
             raise UserError(f"{path} belongs to other settings ({change}); delete it to train from nothing")
         load_state(self.model, _within(tensors, "model"), path)
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        optimised = self._optimised()
         for name, value in _within(tensors, "optimiser").items():
             number, key = name.split(".")
-            parameter = parameters[int(number)]
+            optimiser, parameter = optimised[int(number)]
             # The moments must lie in memory as their parameter does: the fused optimiser relies on it.
             like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
-            self.optimiser.state[parameter][key] = like.copy_(value).detach()
+            optimiser.state[parameter][key] = like.copy_(value).detach()
         for name, generator in self.generators.items():
             generator.set_state(tensors[f"generator.{name}"])
         self.records, self.seconds = about["records"], about["seconds"]
 
 
-def fit(model: Autoencoder, data: Dataset, settings: Settings, checkpoint: Path | None = None) -> Iterator[Record]:
+def fit(model: nn.Module, data: Dataset, settings: Settings, checkpoint: Path | None = None) -> Iterator[Record]:
     """Train `model` in place; yield a record after every epoch (losses in nats per image).
 
     With a `checkpoint` path, the state is stored there after every epoch and an interrupted run continues from
@@ -295,7 +312,7 @@ class History:
 
 
 def weights_path(folder: Path, model: str) -> Path:
-    """Where a folder keeps the weights of "vae" or "autoencoder"."""
+    """Where a folder keeps the weights of "vae", "autoencoder" or "reference"."""
     return folder / f"{model}.safetensors"
 
 
@@ -304,7 +321,7 @@ def history_path(folder: Path, model: str) -> Path:
     return folder / f"{model}_history.json"
 
 
-def save_run(folder: Path, model: Autoencoder, history: History, class_names: tuple[str, ...]) -> None:
+def save_run(folder: Path, model: nn.Module, history: History, class_names: tuple[str, ...]) -> None:
     """Write weights, then the history that carries their SHA-256."""
     settings = history.settings
     path = weights_path(folder, settings.model)
@@ -331,7 +348,7 @@ def load_history(folder: Path, model: str) -> History:
     return history
 
 
-def load_model(path: Path) -> tuple[Autoencoder, dict[str, Any]]:
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A model in eval mode and what is known of it: "settings", "class_names", "run".
 
     Raises UserError when the file is missing, damaged, or does not fit the model that its settings describe.
@@ -348,8 +365,8 @@ def train(
     data: Dataset,
     settings: Settings,
     folder: Path,
-    watch: Callable[[Record, Autoencoder], None] | None = None,
-) -> tuple[Autoencoder, History]:
+    watch: Callable[[Record, nn.Module], None] | None = None,
+) -> tuple[nn.Module, History]:
     """Train what `settings` say, into `folder`; `watch(record, model)` is called after every epoch."""
     checkpoint = folder / f"{settings.model}.checkpoint.safetensors"
     model = build_model(settings, len(data.class_names))
@@ -371,10 +388,10 @@ def load_or_train(
     data: Dataset,
     settings: Settings,
     folder: Path,
-    watch: Callable[[Record, Autoencoder], None] | None = None,
+    watch: Callable[[Record, nn.Module], None] | None = None,
     *,
     fresh: bool = False,
-) -> tuple[Autoencoder, History]:
+) -> tuple[nn.Module, History]:
     """The stored run when its settings are the ones asked for, else a new one; `fresh` always trains.
 
     A stored run is replayed to `watch`, so a plot looks the same either way.
@@ -397,8 +414,6 @@ def load_vae(path: str | Path | None = None) -> VAE:
     x is float32 (n, 3, 32, 32) in [0, 1]. Without a path: the committed weights. Raises UserError when the file
     cannot be used.
     """
-    from .config import out_dir, profile_settings
-
     model, _ = load_model(Path(path) if path else weights_path(out_dir(profile_settings()), "vae"))
     if not isinstance(model, VAE):
         raise UserError(f"{path} holds an autoencoder, not a VAE")

@@ -10,12 +10,14 @@ import torch
 
 import helpers
 from helpers.codec import Codec, fit_code_model
-from helpers.config import Settings, UserError
+from helpers.config import ROOT, Settings, UserError, profile_settings
 from helpers.data import Dataset, to_unit
 from helpers.evaluate import evaluate_linear, evaluate_model, linear_code
 from helpers.losses import kl_per_dim
 from helpers.models import build_model
+from helpers.optim import Muon, orthogonalised
 from helpers.priors import class_gaussians, fit_mixture, sample_class, sample_mixture, slerp
+from helpers.runs.benchmark import training_flop
 from helpers.show.figures import pixels
 from helpers.training import (
     fit,
@@ -24,6 +26,7 @@ from helpers.training import (
     load_model,
     load_or_train,
     one_cycle,
+    train,
     validate,
     weights_path,
 )
@@ -56,7 +59,11 @@ def test_validation_sees_every_image_and_repeats(photos: Dataset, tiny: Settings
     assert uneven["validation_rate"] == pytest.approx(whole["validation_rate"], rel=1e-4)
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(photos: Dataset, tiny: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("muon_rate", [0.0, 2.5])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    muon_rate: float, photos: Dataset, tiny: Settings, tmp_path: Path
+) -> None:
+    tiny = dataclasses.replace(tiny, muon_rate=muon_rate)
     whole, stopped, resumed = (build_model(tiny, 10) for _ in range(3))
     expected = list(fit(whole, photos, tiny))
     checkpoint = tmp_path / "c.safetensors"
@@ -87,6 +94,51 @@ def test_a_loss_that_is_not_finite_stops_the_run(photos: Dataset, tiny: Settings
 def test_the_seed_decides_the_weights(photos: Dataset, tiny: Settings) -> None:
     one, two, other = (build_model(dataclasses.replace(tiny, seed=seed), 10) for seed in (0, 0, 1))
     assert same(one, two) and not same(one, other)
+
+
+def test_muon_makes_every_direction_count_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((24, 60), (60, 24)):
+        u, _, v = torch.linalg.svd(matrix := torch.randn(shape, generator=generator), full_matrices=False)
+        found = orthogonalised(matrix)
+        values = torch.linalg.svdvals(found)
+        assert 0.6 < values.min() and values.max() < 1.3
+        assert (found * (u @ v)).sum() / (found.norm() * (u @ v).norm()) > 0.98  # the nearest orthogonal matrix
+
+
+def test_a_muon_step_has_the_size_that_its_learning_rate_says() -> None:
+    kernel = torch.nn.Parameter(torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0)))
+    before = kernel.detach().clone()
+    (1e4 * kernel.sin().sum()).backward()
+    Muon([kernel], lr=0.01).step()
+    moved = (kernel - before).square().mean().sqrt().item()
+    assert moved == pytest.approx(0.2 * 0.01, rel=0.15)  # whatever the size of the gradient
+
+
+def test_the_reference_classifier_learns_and_takes_no_part_in_a_vae(photos: Dataset, tmp_path: Path) -> None:
+    settings = profile_settings("smoke", "reference", "photos", width=8, epochs=3, n_train=1024)
+    model, history = train(photos, settings, tmp_path)
+    last = history.records[-1]
+    assert last["validation_accuracy"] > 0.2 and last["validation_distortion"] == last["validation_rate"] == 0
+    stored, _ = load_model(weights_path(tmp_path, "reference"))
+    assert stored.features(to_unit(photos.test.images[:2])).shape == (2, 256)
+    published = profile_settings("full", "reference")
+    assert published.seed != profile_settings().seed
+    for module in ("losses", "data"):
+        assert "reference" not in (ROOT / "helpers" / f"{module}.py").read_text()
+
+
+def test_the_arithmetic_of_training_is_counted() -> None:
+    settings = profile_settings("smoke", "reference", width=16)
+    convolutions = [(3, 24, 2, 31), (24, 16, 3, 31), (16, 16, 3, 15), (16, 128, 3, 15), (128, 128, 3, 7)]
+    convolutions += [(128, 256, 3, 7), (256, 256, 3, 3)]
+    forward = sum(2 * cin * cout * k * k * size * size for cin, cout, k, size in convolutions) + 2 * 256 * 10
+    first = 2 * 3 * 24 * 2 * 2 * 31 * 31  # the images need no gradient
+    assert training_flop(settings, 10) == pytest.approx(3 * forward - first)
+
+
+def test_the_benchmark_explains_bad_input() -> None:
+    assert_one_line_error(run_module("helpers.runs.benchmark", "--rounds", "0"), "--rounds 0")
 
 
 def test_the_schedule_rises_and_ends_at_zero() -> None:
