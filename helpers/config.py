@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 EXERCISE = "exercise_03"
 DATASETS = ("cifar10", "photos")
-MODELS = ("vae", "autoencoder", "reference")
+MODELS = ("vae", "autoencoder", "reference", "sharp")
 PROFILES = ("full", "smoke")
 # The distance between two 8-bit levels when pixels are scaled to [0, 1].
 LEVEL = 1 / 255
@@ -48,20 +48,24 @@ class Settings:
     n_eval: int = 0  # images used of validation and of test; 0 = all
     latent_dim: int = 128
     width: int = 32  # channels at 16x16; deeper stages are multiples of it
-    epochs: int = 15
+    epochs: int = 20
     batch_size: int = 256
     lr: float = 2e-3  # peak of the one-cycle schedule
-    muon_rate: float = 0.0  # the learning rate of Muon, for inner convolutions, in units of lr; 0 = AdamW for all
+    muon_rate: float = 5.0  # the learning rate of Muon, for inner layers, in units of lr; 0 = AdamW for all
     weight_decay: float = 0.01
     beta: float = 1.0  # weight of the rate in the objective; 1 is the ELBO
     warmup_epochs: float = 1.0  # the weight of the rate rises linearly from 0 over these
     sigma: float = 0.0  # decoder standard deviation in pixel units; 0 = learned
     sigma_rate: float = 20.0  # the learning rate of log sigma, in units of lr: one number with a long way to go
     class_weight: float = 100.0  # nats of objective per nat of cross-entropy, head on the features
-    code_weight: float = 20.0  # the same for the head on the posterior mean
+    code_weight: float = 100.0  # the same for the head on the posterior mean
     label_smoothing: float = 0.1
     translate: int = 2  # pixels of random shift during training
     flip: bool = True  # random left-right mirror during training
+    cutout: int = 0  # side of the grey square that hides a part of every training image; 0 = none
+    pixel_weight: float = 0.0  # the three parts of the sharp decoder's loss; other models do not have them
+    feature_weight: float = 0.0
+    critic_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,14 +83,15 @@ class Settings:
             "n_train": 0,
             "n_eval": 0,
             "translate": 0,
+            "cutout": 0,
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)} is too small; the least is {least}")
         if self.width % 8:
             raise UserError(f"width={self.width} is not a multiple of 8")
-        rates = ("sigma_rate", "muon_rate")
-        for name in ("weight_decay", "beta", "warmup_epochs", "sigma", *rates, "class_weight", "code_weight"):
+        weights = ("class_weight", "code_weight", "pixel_weight", "feature_weight", "critic_weight")
+        for name in ("weight_decay", "beta", "warmup_epochs", "sigma", "sigma_rate", "muon_rate", *weights):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)} must be a finite number that is not negative")
         if not 0 < self.lr < 1:
@@ -121,10 +126,14 @@ class Settings:
 
 
 SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128}
-# The judge of samples: another seed and another network than what it judges; only its logits are trained.
-REFERENCE = {
-    "width": 48, "epochs": 12, "muon_rate": 5.0, "class_weight": 1.0, "code_weight": 0.0, "label_smoothing": 0.2,
-    "seed": 1,
+# What the settings of a model are where they differ from the VAE's.
+OF_MODEL: dict[str, dict[str, Any]] = {
+    # The judge of samples: another seed and another network than what it judges; only its logits are trained.
+    "reference": {
+        "width": 48, "epochs": 12, "class_weight": 1.0, "code_weight": 0.0, "label_smoothing": 0.2,
+        "translate": 2, "cutout": 8, "seed": 1,
+    },
+    "sharp": {"epochs": 5, "lr": 5e-4, "pixel_weight": 1.0, "feature_weight": 1.0, "critic_weight": 0.1},
 }  # fmt: skip
 PHOTOS = {"width": 24, "epochs": 16, "batch_size": 128, "translate": 0}
 
@@ -133,9 +142,7 @@ def profile_settings(profile: str = "full", model: str = "vae", dataset: str = "
     """The settings of a named profile, with `changes` on top. Raises UserError on unknown names."""
     if profile not in PROFILES:
         raise UserError(f"profile={profile!r} is not one of {', '.join(PROFILES)}.{nearest(profile, PROFILES)}")
-    values: dict[str, Any] = {"model": model, "dataset": dataset}
-    if model == "reference":
-        values |= REFERENCE
+    values: dict[str, Any] = {"model": model, "dataset": dataset} | OF_MODEL.get(model, {})
     if dataset == "photos":
         values |= PHOTOS
     if profile == "smoke":

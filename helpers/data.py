@@ -101,10 +101,13 @@ def batches(
         yield to_unit(split.images[chosen], device), split.labels[chosen].to(device)
 
 
-def augment(x: Tensor, generator: torch.Generator, *, translate: int = 2, flip: bool = True) -> Tensor:
-    """Mirror half of the images and shift each by up to `translate` pixels (reflected edges).
+def augment(
+    x: Tensor, generator: torch.Generator, *, translate: int = 2, flip: bool = True, cutout: int = 0
+) -> Tensor:
+    """Mirror half of the images, shift each by up to `translate` pixels (reflected edges), hide a square of each.
 
-    x (n, 3, h, w) -> the same shape. One draw per image; `generator` lives on the CPU.
+    x (n, 3, h, w) -> the same shape. One draw per image; `generator` lives on the CPU. The hidden square has a side of
+    `cutout` pixels, lies wholly inside and is grey [DeVries & Taylor 2017].
     """
     n, _, height, width = x.shape
     if flip:
@@ -117,6 +120,12 @@ def augment(x: Tensor, generator: torch.Generator, *, translate: int = 2, flip: 
         image = torch.arange(n, device=x.device)[:, None, None]
         padded = F.pad(x, (translate,) * 4, mode="reflect").permute(0, 2, 3, 1)
         x = padded[image, rows, columns].permute(0, 3, 1, 2)
+    if cutout:
+        top, left = torch.randint(0, height - cutout + 1, (2, n, 1), generator=generator).to(x.device)
+        rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
+        hidden = ((rows >= top) & (rows < top + cutout))[:, None, :, None]
+        hidden = hidden & ((columns >= left) & (columns < left + cutout))[:, None, None, :]
+        x = x.masked_fill(hidden, 0.5)
     return x
 
 

@@ -4,11 +4,12 @@ Also here, because they belong to a run: where it computes (`runtime`), its chec
 Nothing is unpickled: tensors travel as safetensors, everything else as JSON in their header.
 """
 
+import ctypes
+import functools
 import hashlib
 import json
 import math
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,13 +48,24 @@ class Runtime:
 
 
 def runtime(steps: int = 0) -> Runtime:
-    """A GPU where there is one; torch.compile for runs of many steps where a C++ compiler exists."""
+    """A GPU where there is one, with bf16 and, for runs of many steps, torch.compile."""
     gpu = torch.cuda.is_available()
-    worth_it = steps >= COMPILE_FROM_STEPS
-    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
-    if worth_it and not compiler:
-        print("No C++ compiler was found: training runs without torch.compile, a little slower.")
-    return Runtime(torch.device("cuda" if gpu else "cpu"), gpu, worth_it and compiler)
+    keep_freed_memory()
+    return Runtime(torch.device("cuda" if gpu else "cpu"), gpu, gpu and steps >= COMPILE_FROM_STEPS)
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed blocks: a training step asks for the same large tensors again and again.
+
+    Otherwise the C library returns each of them to the system, which clears every page anew. False elsewhere.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # the names' values in malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False  # no glibc: macOS, Windows, musl
+    return bool(mallopt(mmap_threshold, 1 << 30) and mallopt(trim_threshold, (1 << 31) - 1))
 
 
 def environment() -> dict[str, Any]:
@@ -79,25 +91,30 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float = 0.15) -> float
 
 
 class Sums:
-    """Sums over images, in float64 and on the device, so that means weigh every image the same."""
+    """Sums over images of named values, in float64 and on the device, so that means weigh every image the same."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.total = torch.zeros(6, dtype=torch.float64, device=device)
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
         self.n = 0
 
-    def add(self, terms: Terms, labels: Tensor) -> None:
-        """Add one batch."""
-        answers = (terms.logits, terms.code_logits)
-        hits = [labels.new_zeros(()) if a is None else (a.argmax(1) == labels).sum() for a in answers]
-        losses = [*terms.elbo, terms.cross_entropy, terms.code_cross_entropy]
-        self.total += torch.stack([value.detach().double().sum() for value in losses] + hits)
-        self.n += len(labels)
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add one batch: each value is (n,), one number an image."""
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach().double().sum()
+        self.n += len(next(iter(values.values())))
 
     def means(self, prefix: str) -> Record:
-        """Nats per image for the four losses; accuracies in 0..1."""
-        names = ("distortion", "rate", "cross_entropy", "code_cross_entropy", "accuracy", "code_accuracy")
-        values = (self.total / self.n).tolist()
-        return {f"{prefix}_{name}": value for name, value in zip(names, values, strict=True)}
+        """The mean of every value; names start with `prefix`."""
+        return {f"{prefix}_{name}": (total / self.n).item() for name, total in self.totals.items()}
+
+
+def named_terms(terms: Terms, labels: Tensor) -> dict[str, Tensor]:
+    """What a record keeps of one batch, each (n,): four losses in nats per image, two answers that are 0 or 1."""
+    answers = {"accuracy": terms.logits, "code_accuracy": terms.code_logits}
+    nothing = torch.zeros_like(terms.cross_entropy)
+    hits = {name: nothing if a is None else (a.argmax(1) == labels).float() for name, a in answers.items()}
+    losses = {"cross_entropy": terms.cross_entropy, "code_cross_entropy": terms.code_cross_entropy}
+    return {**terms.elbo._asdict(), **losses, **hits}
 
 
 @torch.no_grad()
@@ -105,11 +122,11 @@ def validate(model: nn.Module, split: Split, seed: int = 0, batch_size: int = 50
     """Means over ALL images of a split, one seeded sample of z for each; names start with "validation_"."""
     device = next(model.parameters()).device
     noise = torch.Generator(device).manual_seed(seed)
-    sums = Sums(device)
+    sums = Sums()
     model.eval()
     for x, labels in batches(split, batch_size, device=device):
         eps = torch.randn(len(x), getattr(model, "latent_dim", 0), generator=noise, device=device)
-        sums.add(loss_terms(model(x, eps), x, labels, getattr(model, "log_sigma", None)), labels)
+        sums.add(named_terms(loss_terms(model(x, eps), x, labels, getattr(model, "log_sigma", None)), labels))
     return sums.means("validation")
 
 
@@ -161,22 +178,34 @@ class Trainer:
         weights = {"class_weight": s.class_weight, "code_weight": s.code_weight}
         return total_objective(terms, beta=beta, **weights), terms
 
-    def _step(self, x: Tensor, labels: Tensor, step: int) -> Terms:
-        s = self.settings
-        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
-            group["lr"] = one_cycle(step, self.steps, s.lr) * group["rate"]
-        eps = torch.randn(len(x), s.latent_dim, generator=self.generators["posterior"], device=self.device)
-        beta = torch.tensor(self.beta(step), device=self.device)
+    def _step(self, x: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
+        """One update of the weights; returns what the record keeps of the batch, each (n,)."""
         # Only whole batches run compiled: a second shape would be compiled a second time.
-        objective = self._fast if len(x) == s.batch_size else self._objective
-        loss, terms = objective(x, labels, eps, beta)
+        objective = self._fast if len(x) == self.settings.batch_size else self._objective
+        beta = torch.tensor(self.beta(step), device=self.device)  # a tensor: a new number would be compiled anew
+        loss, terms = objective(x, labels, self._noise(len(x)), beta)
+        self._update(loss, self.optimisers, step)
+        return named_terms(terms, labels)
+
+    def _noise(self, n: int) -> Tensor:
+        """eps ~ N(0, I), (n, d), for the posterior samples."""
+        return torch.randn(n, self.settings.latent_dim, generator=self.generators["posterior"], device=self.device)
+
+    def _update(self, loss: Tensor, optimisers: list[torch.optim.Optimizer], step: int) -> None:
+        """Descend on `loss`. Raises UserError when it is not finite: broken weights are never made."""
         if not torch.isfinite(loss):
+            s = self.settings
             raise UserError(f"the loss is {loss.item()} at step {step} with lr={s.lr}, beta={s.beta}; lower lr")
-        self.model.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        for optimiser in self.optimisers:
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = one_cycle(step, self.steps, self.settings.lr) * group["rate"]
             optimiser.step()
-        return terms
+
+    def _validate(self) -> Record:
+        return validate(self.model, self.data.validation, self.settings.seed)
 
     def beta(self, step: int) -> float:
         """The weight of the rate at a step: it rises linearly over the warm-up epochs."""
@@ -187,17 +216,17 @@ class Trainer:
         """Train one epoch and validate. train_* are running means (weights move, images are augmented)."""
         s, started = self.settings, time.perf_counter()
         step = len(self.records) * self.steps_per_epoch
-        sums = Sums(self.device)
+        sums = Sums()
         self.model.train()
         shuffled = batches(self.data.train, s.batch_size, order=self.generators["order"], device=self.device)
         for x, labels in shuffled:
-            x = augment(x, self.generators["augment"], translate=s.translate, flip=s.flip)
+            x = augment(x, self.generators["augment"], translate=s.translate, flip=s.flip, cutout=s.cutout)
             x = x.contiguous(memory_format=torch.channels_last)
-            sums.add(self._step(x, labels, step), labels)
+            sums.add(self._step(x, labels, step))
             step += 1
         trained = time.perf_counter() - started
         record = {"epoch": len(self.records) + 1.0, "beta": self.beta(step - 1), **sums.means("train")}
-        record |= validate(self.model, self.data.validation, s.seed)
+        record |= self._validate()
         if hasattr(self.model, "sigma"):
             record["sigma"] = self.model.sigma.item()
         record["lr"] = one_cycle(step - 1, self.steps, s.lr)
@@ -242,13 +271,19 @@ class Trainer:
         self.records, self.seconds = about["records"], about["seconds"]
 
 
-def fit(model: nn.Module, data: Dataset, settings: Settings, checkpoint: Path | None = None) -> Iterator[Record]:
+def fit(
+    model: nn.Module,
+    data: Dataset,
+    settings: Settings,
+    checkpoint: Path | None = None,
+    make_trainer: Callable[[nn.Module, Dataset, Settings], Trainer] = Trainer,
+) -> Iterator[Record]:
     """Train `model` in place; yield a record after every epoch (losses in nats per image).
 
     With a `checkpoint` path, the state is stored there after every epoch and an interrupted run continues from
     it (its records are yielded again, so that a plot is whole). Raises UserError when the loss is not finite.
     """
-    trainer = Trainer(model, data, settings)
+    trainer = make_trainer(model, data, settings)
     if checkpoint and checkpoint.is_file():
         trainer.resume(checkpoint)
         yield from list(trainer.records)
@@ -366,12 +401,13 @@ def train(
     settings: Settings,
     folder: Path,
     watch: Callable[[Record, nn.Module], None] | None = None,
+    make_trainer: Callable[[nn.Module, Dataset, Settings], Trainer] = Trainer,
 ) -> tuple[nn.Module, History]:
     """Train what `settings` say, into `folder`; `watch(record, model)` is called after every epoch."""
     checkpoint = folder / f"{settings.model}.checkpoint.safetensors"
     model = build_model(settings, len(data.class_names))
     records = []
-    for record in fit(model, data, settings, checkpoint):
+    for record in fit(model, data, settings, checkpoint, make_trainer):
         records.append(record)
         if watch:
             watch(record, model)

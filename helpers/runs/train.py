@@ -1,8 +1,8 @@
 """Train one model without a notebook, with a line an epoch.
 
-    python -m helpers.runs.train vae|autoencoder|reference [--profile full] [--out FOLDER]
+    python -m helpers.runs.train vae|autoencoder|reference|sharp [--profile full] [--out FOLDER]
 
-Stopped and started again, it continues from its last checkpoint.
+Stopped and started again, it continues from its last checkpoint. The sharp decoder needs the VAE of the same folder.
 """
 
 import argparse
@@ -11,7 +11,8 @@ from torch import nn
 
 from ..config import MODELS, PROFILES, UserError, exit_with, out_dir, profile_settings
 from ..data import load_data
-from ..training import Record, train
+from ..sharp import sharp_trainer
+from ..training import Record, Trainer, train
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,7 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     def watch(record: Record, _: nn.Module) -> None:
         print(" ".join(f"{name} {value:.4g}" for name, value in record.items()), flush=True)
 
-    _, history = train(data, settings, out_dir(settings, options.out), watch)
+    folder = out_dir(settings, options.out)
+    maker = sharp_trainer(folder) if options.model == "sharp" else Trainer
+    _, history = train(data, settings, folder, watch, maker)
     print(history.sentence())
 
 

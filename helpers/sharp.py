@@ -1,0 +1,118 @@
+"""A second decoder for the eyes: the same code, decoded to something that looks like a photograph.
+
+The mean decoder answers uncertainty with an average, which is blur. This one is trained on the FROZEN code to be close
+in pixels and in the features of the frozen encoder, and to pass a small critic that judges patches. It is not the mean
+of p(x|z): no likelihood and no PSNR of the VAE is ever measured on it, and the reference classifier has no part in it.
+
+    python -m helpers.runs.train sharp        trains it on the stored VAE, stores weights and history
+
+Sources: Blau & Michaeli, The Perception-Distortion Tradeoff, CVPR 2018; Zhang et al., CVPR 2018 (LPIPS: distances
+between normalised features); Isola et al., CVPR 2017 (the patch critic); Miyato et al., ICLR 2018 (spectral norm).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from .config import Settings
+from .data import Dataset, batches
+from .models import VAE, Decoder
+from .training import Record, Sums, Trainer, load_vae, weights_path
+
+
+class Critic(nn.Module):
+    """Images -> one number for each of 8x8 overlapping patches, (n, 1, 8, 8); larger means "looks real"."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = ((3, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 1), (4 * width, 1, 1))
+        layers: list[nn.Module] = []
+        for cin, cout, stride in sizes:
+            layers += [spectral_norm(nn.Conv2d(cin, cout, 2 + stride, stride, padding=1)), nn.LeakyReLU(0.2)]
+        self.net = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(2 * x - 1)
+
+
+class Losses(NamedTuple):
+    """The parts of the decoder's loss, each (n,)."""
+
+    pixel: Tensor  # mean absolute error
+    feature: Tensor  # distance in the frozen encoder's features, summed over its stages
+    critic: Tensor  # minus the critic's opinion, mean over patches
+
+
+def feature_distance(stages: list[Tensor], others: list[Tensor]) -> Tensor:
+    """Squared distance between unit-length feature vectors, mean over places, summed over stages, (n,)."""
+    total = torch.zeros(len(stages[0]), device=stages[0].device)
+    for a, b in zip(stages, others, strict=True):
+        difference = nn.functional.normalize(a, dim=1) - nn.functional.normalize(b, dim=1)
+        total = total + difference.square().sum(1).mean((1, 2))
+    return total
+
+
+class Game(nn.Module):
+    """What training moves: the decoder and its critic."""
+
+    def __init__(self, decoder: Decoder, width: int) -> None:
+        super().__init__()
+        self.decoder, self.critic = decoder, Critic(width)
+
+
+class SharpTrainer(Trainer):
+    """The decoder against its critic, on codes of a frozen VAE; everything else as in any other run."""
+
+    def __init__(self, decoder: Decoder, data: Dataset, settings: Settings, *, vae: VAE) -> None:
+        decoder.load_state_dict(vae.decoder.state_dict())  # it starts as the mean decoder
+        self.vae = vae.eval().requires_grad_(False)
+        super().__init__(Game(decoder, settings.width), data, settings)
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return [
+            torch.optim.AdamW([{"params": list(part.parameters()), "rate": 1}], betas=(0.5, 0.99), weight_decay=0.0)
+            for part in (self.model.decoder, self.model.critic)
+        ]
+
+    def _losses(self, x: Tensor, noise: Tensor) -> tuple[Losses, Tensor]:
+        """The parts of the loss on real images x, and what the decoder made of their codes."""
+        with torch.no_grad():
+            truth = self.vae.encoder.stages(x)
+            z = self.vae.split(self.vae.encoder.outputs(truth)[0]).sample(noise)
+        made = self.model.decoder(z)
+        feature = feature_distance(self.vae.encoder.stages(made), truth)
+        opinion = self.model.critic(made).mean((1, 2, 3))
+        return Losses((made - x).abs().mean((1, 2, 3)), feature, -opinion), made
+
+    def _step(self, x: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
+        s = self.settings
+        generator, critic = self.optimisers
+        losses, made = self._losses(x, self._noise(len(x)))
+        weighted = s.pixel_weight * losses.pixel + s.feature_weight * losses.feature + s.critic_weight * losses.critic
+        self._update(weighted.mean(), [generator], step)
+        # The hinge loss: only patches that are not yet judged with a margin of 1 teach the critic.
+        real, fake = self.model.critic(x), self.model.critic(made.detach())
+        hinge = (1 - real).relu().mean((1, 2, 3)) + (1 + fake).relu().mean((1, 2, 3))
+        self._update(hinge.mean(), [critic], step)
+        return losses._asdict() | {"hinge": hinge}
+
+    @torch.no_grad()
+    def _validate(self) -> Record:
+        noise = torch.Generator(self.device).manual_seed(self.settings.seed)
+        sums = Sums()
+        self.model.eval()
+        for x, _ in batches(self.data.validation, 500, device=self.device):
+            eps = torch.randn(len(x), self.settings.latent_dim, generator=noise, device=self.device)
+            losses, made = self._losses(x, eps)
+            sums.add(losses._asdict() | {"mse": (made - x).square().mean((1, 2, 3))})
+        return sums.means("validation")
+
+
+def sharp_trainer(folder: Path) -> Callable[[nn.Module, Dataset, Settings], Trainer]:
+    """What makes the trainer, for `train`: the VAE comes from the same folder."""
+    return partial(SharpTrainer, vae=load_vae(weights_path(folder, "vae")))
