@@ -101,9 +101,7 @@ def batches(
         yield to_unit(split.images[chosen], device), split.labels[chosen].to(device)
 
 
-def augment(
-    x: Tensor, generator: torch.Generator, *, translate: int = 2, flip: bool = True, cutout: int = 0
-) -> Tensor:
+def augment(x: Tensor, generator: torch.Generator, *, translate: int = 2, flip: bool = True, cutout: int = 0) -> Tensor:
     """Mirror half of the images, shift each by up to `translate` pixels (reflected edges), hide a square of each.
 
     x (n, 3, h, w) -> the same shape. One draw per image; `generator` lives on the CPU. The hidden square has a side of

@@ -13,20 +13,23 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from .data import Split, batches
+from .data import Split, batches, to_bytes, to_unit
 from .models import VAE
 
 
 @torch.no_grad()
-def aggregate_posterior(model: VAE, split: Split, seed: int = 0, batch_size: int = 500) -> Tensor:
-    """One sample z ~ q(z|x) for every image of the split, (n, d), on the CPU."""
+def encode_all(model: VAE, split: Split, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q(z|x) for every image of the split, each (n, d), on the CPU."""
     device = model.log_sigma.device
-    noise = torch.Generator(device).manual_seed(seed)
-    codes = []
-    for x, _ in batches(split, batch_size, device=device):
-        q = model.encode(x)
-        codes.append(q.sample(torch.randn(q.mu.shape, generator=noise, device=device)).cpu())
-    return torch.cat(codes)
+    posteriors = [model.encode(x) for x, _ in batches(split, batch_size, device=device)]
+    mu, logvar = (torch.cat(parts).cpu() for parts in zip(*posteriors, strict=True))
+    return mu, (0.5 * logvar).exp()
+
+
+def aggregate_posterior(model: VAE, split: Split, seed: int = 0) -> Tensor:
+    """One sample z ~ q(z|x) for every image of the split, (n, d), on the CPU."""
+    mu, std = encode_all(model, split)
+    return mu + std * torch.randn(mu.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def standard_normal(n: int, d: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
@@ -66,6 +69,22 @@ def sample_class(gaussian: tuple[Tensor, Tensor], n: int, seed: int = 0) -> Tens
     mean, factor = gaussian
     noise = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (mean + noise @ factor.T).float()
+
+
+def sample_all_classes(gaussians: list[tuple[Tensor, Tensor]], n: int, seed: int = 0) -> Tensor:
+    """n codes (n, d) from the Gaussians of all classes, as equally often as n allows."""
+    sizes = [len(part) for part in torch.arange(n).tensor_split(len(gaussians))]
+    classes = enumerate(zip(gaussians, sizes, strict=True))
+    return torch.cat([sample_class(gaussian, size, seed * len(sizes) + i) for i, (gaussian, size) in classes])
+
+
+def gaussian_pixels(images: Tensor, n: int, seed: int = 0) -> Tensor:
+    """n images (n, 3, h, w) uint8 from ONE Gaussian with full covariance on pixels: the simplest model of images."""
+    flat = to_unit(images).flatten(1).double()
+    covariance = flat.T.cov() + 1e-6 * torch.eye(flat.shape[1], dtype=torch.float64)
+    noise = torch.randn(n, flat.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn = flat.mean(0) + noise @ torch.linalg.cholesky(covariance).T
+    return to_bytes(drawn.clamp(0, 1)).view(n, *images.shape[1:])
 
 
 def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:

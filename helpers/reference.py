@@ -8,10 +8,15 @@ is trained apart from the VAE, from another seed, with another architecture, and
 Source: the airbench networks of Jordan, 94 % on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024; narrower here.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from .config import Settings
+from .data import to_unit
 from .models import Output
+from .sample_metrics import frechet_distance, kernel_distance, manifold_scores
 
 # Mean and standard deviation of CIFAR-10's values: one constant for all channels is enough for a first layer.
 CENTRE, SCALE = 0.47, 0.25
@@ -58,3 +63,30 @@ class ReferenceClassifier(nn.Module):
     def forward(self, x: Tensor, eps: Tensor | None = None) -> Output:
         """Only logits: there is no decoder, no posterior and no code. `eps` is not used."""
         return Output(None, None, self.classify(x), None)
+
+
+@torch.no_grad()
+def judge(classifier: ReferenceClassifier, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Features (n, 256) and predicted classes (n,) of uint8 images (n, 3, 32, 32), on the CPU.
+
+    Samples come as bytes too: a judge must not tell real from made by the rounding of their pixels.
+    """
+    device = next(classifier.parameters()).device
+    features = torch.cat([classifier.features(to_unit(part, device)) for part in images.split(batch_size)])
+    return features.cpu(), classifier.head(features).argmax(1).cpu()
+
+
+def score(classifier: ReferenceClassifier, real: Tensor, images: Tensor) -> dict[str, Any]:
+    """Every score of uint8 images (n, 3, 32, 32) against the features `real` (m, 256) of real ones.
+
+    "class_entropy" is that of the predicted classes in nats: log 10 = 2.303 when all ten are equally frequent.
+    """
+    features, predicted = judge(classifier, images)
+    share = predicted.bincount(minlength=classifier.head.out_features).double() / len(predicted)
+    return {
+        "n": len(images),
+        "frechet": frechet_distance(features, real),
+        "kernel": kernel_distance(features, real)._asdict(),
+        **manifold_scores(real, features),
+        "class_entropy": torch.special.entr(share).sum().item(),
+    }

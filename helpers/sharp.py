@@ -10,10 +10,9 @@ Sources: Blau & Michaeli, The Perception-Distortion Tradeoff, CVPR 2018; Zhang e
 between normalised features); Isola et al., CVPR 2017 (the patch critic); Miyato et al., ICLR 2018 (spectral norm).
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .config import Settings
 from .data import Dataset, batches
 from .models import VAE, Decoder
-from .training import Record, Sums, Trainer, load_vae, weights_path
+from .training import Record, Sums, Trainer, fingerprint, load_vae, weights_path
 
 
 class Critic(nn.Module):
@@ -90,16 +89,26 @@ class SharpTrainer(Trainer):
         return Losses((made - x).abs().mean((1, 2, 3)), feature, -opinion), made
 
     def _step(self, x: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
-        s = self.settings
         generator, critic = self.optimisers
         losses, made = self._losses(x, self._noise(len(x)))
-        weighted = s.pixel_weight * losses.pixel + s.feature_weight * losses.feature + s.critic_weight * losses.critic
-        self._update(weighted.mean(), [generator], step)
+        self._update((made * self._direction(losses, made)).sum(), [generator], step)
         # The hinge loss: only patches that are not yet judged with a margin of 1 teach the critic.
         real, fake = self.model.critic(x), self.model.critic(made.detach())
         hinge = (1 - real).relu().mean((1, 2, 3)) + (1 + fake).relu().mean((1, 2, 3))
         self._update(hinge.mean(), [critic], step)
-        return losses._asdict() | {"hinge": hinge}
+        return {name: value.detach() for name, value in losses._asdict().items()} | {"hinge": hinge}
+
+    def _direction(self, losses: Losses, made: Tensor) -> Tensor:
+        """The gradient at the pixels, with the critic's part as long as `critic_weight` times the rest of it.
+
+        A fixed weight would mean something else in every phase: the critic's opinion has no unit [Esser et al.,
+        CVPR 2021, eq. 7, balances it in the same way at the last layer].
+        """
+        s = self.settings
+        distance = (s.pixel_weight * losses.pixel + s.feature_weight * losses.feature).mean()
+        near = torch.autograd.grad(distance, made, retain_graph=True)[0]
+        real = torch.autograd.grad(losses.critic.mean(), made)[0]
+        return near + s.critic_weight * near.norm() / (real.norm() + 1e-12) * real
 
     @torch.no_grad()
     def _validate(self) -> Record:
@@ -113,6 +122,7 @@ class SharpTrainer(Trainer):
         return sums.means("validation")
 
 
-def sharp_trainer(folder: Path) -> Callable[[nn.Module, Dataset, Settings], Trainer]:
-    """What makes the trainer, for `train`: the VAE comes from the same folder."""
-    return partial(SharpTrainer, vae=load_vae(weights_path(folder, "vae")))
+def of_vae(folder: Path) -> dict[str, Any]:
+    """What `train` and `load_or_train` need beside the settings: the trainer, and whose code the decoder reads."""
+    weights = weights_path(folder, "vae")
+    return {"make_trainer": partial(SharpTrainer, vae=load_vae(weights)), "vae_sha256": fingerprint(weights)}

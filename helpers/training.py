@@ -271,12 +271,15 @@ class Trainer:
         self.records, self.seconds = about["records"], about["seconds"]
 
 
+TrainerMaker = Callable[[nn.Module, Dataset, Settings], Trainer]
+
+
 def fit(
     model: nn.Module,
     data: Dataset,
     settings: Settings,
     checkpoint: Path | None = None,
-    make_trainer: Callable[[nn.Module, Dataset, Settings], Trainer] = Trainer,
+    make_trainer: TrainerMaker = Trainer,
 ) -> Iterator[Record]:
     """Train `model` in place; yield a record after every epoch (losses in nats per image).
 
@@ -351,6 +354,11 @@ def weights_path(folder: Path, model: str) -> Path:
     return folder / f"{model}.safetensors"
 
 
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def history_path(folder: Path, model: str) -> Path:
     """Where a folder keeps the history of a run."""
     return folder / f"{model}_history.json"
@@ -362,7 +370,7 @@ def save_run(folder: Path, model: nn.Module, history: History, class_names: tupl
     path = weights_path(folder, settings.model)
     about = {"settings": settings.as_dict(), "class_names": class_names, "run": history.run}
     write_tensors(path, model.state_dict(), {"kind": "weights", **about})
-    run = history.run | {"weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    run = history.run | {"weights_sha256": fingerprint(path)}
     content = {"settings": settings.as_dict(), "run": run, "records": history.records}
     write_whole(history_path(folder, settings.model), json.dumps(content, indent=1) + "\n")
 
@@ -378,7 +386,7 @@ def load_history(folder: Path, model: str) -> History:
         raise UserError(f"{path} does not exist; `make train` writes it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or run `make train`") from None
-    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+    if not weights.is_file() or fingerprint(weights) != digest:
         raise UserError(f"{weights} is not the file that {path.name} describes; restore both or run `make train`")
     return history
 
@@ -401,9 +409,13 @@ def train(
     settings: Settings,
     folder: Path,
     watch: Callable[[Record, nn.Module], None] | None = None,
-    make_trainer: Callable[[nn.Module, Dataset, Settings], Trainer] = Trainer,
+    make_trainer: TrainerMaker = Trainer,
+    **about: Any,
 ) -> tuple[nn.Module, History]:
-    """Train what `settings` say, into `folder`; `watch(record, model)` is called after every epoch."""
+    """Train what `settings` say, into `folder`; `watch(record, model)` is called after every epoch.
+
+    `about` is kept in the history beside the versions and the time: what else the run depends on.
+    """
     checkpoint = folder / f"{settings.model}.checkpoint.safetensors"
     model = build_model(settings, len(data.class_names))
     records = []
@@ -413,7 +425,7 @@ def train(
             watch(record, model)
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     parameters = sum(p.numel() for p in model.parameters())
-    run = {"finished": finished, "seconds": records[-1]["seconds"], "parameters": parameters, **environment()}
+    run = {"finished": finished, "seconds": records[-1]["seconds"], "parameters": parameters, **environment(), **about}
     history = History(settings, run, records, loaded=False)
     save_run(folder, model.eval(), history, data.class_names)
     checkpoint.unlink(missing_ok=True)
@@ -425,23 +437,25 @@ def load_or_train(
     settings: Settings,
     folder: Path,
     watch: Callable[[Record, nn.Module], None] | None = None,
+    make_trainer: TrainerMaker = Trainer,
     *,
     fresh: bool = False,
+    **about: Any,
 ) -> tuple[nn.Module, History]:
-    """The stored run when its settings are the ones asked for, else a new one; `fresh` always trains.
+    """The stored run when its settings and `about` are the ones asked for, else a new one; `fresh` always trains.
 
     A stored run is replayed to `watch`, so a plot looks the same either way.
     """
     weights = weights_path(folder, settings.model)
     if not fresh and weights.is_file() and history_path(folder, settings.model).is_file():
         history = load_history(folder, settings.model)
-        if not history.settings.difference(settings):
+        if not history.settings.difference(settings) and about.items() <= history.run.items():
             model, _ = load_model(weights)
             for record in history.records:
                 if watch:
                     watch(record, model)
             return model, history
-    return train(data, settings, folder, watch)
+    return train(data, settings, folder, watch, make_trainer, **about)
 
 
 def load_vae(path: str | Path | None = None) -> VAE:

@@ -3,8 +3,9 @@
     python -m helpers.runs.benchmark [--rounds 3]          writes outs/exercise_03/benchmark.json
 
 *Plain* is what a tutorial does: eager mode, NCHW, a DataLoader over torchvision's CIFAR10 with ToTensor and flips.
-*Ours* is `helpers.training.Trainer` as `make train` uses it. The two alternate, so that a busy machine hurts both;
-medians are compared. The share of the peak is the arithmetic of the network against the fastest 3x3 convolution here.
+*pythae* is that library's trainer on our networks (extra `peers`; left out where it is not installed). *Ours* is
+`helpers.training.Trainer` as `make train` uses it. They alternate, so that a busy machine hurts all; medians are
+compared. The share of the peak is the arithmetic of the network against the fastest 3x3 convolution here.
 """
 
 import argparse
@@ -45,6 +46,16 @@ def plain_images_per_second(settings: Settings) -> float:
         loss.backward()
         optimiser.step()
     return STEPS * settings.batch_size / (time.perf_counter() - started)
+
+
+def pythae_images_per_second(settings: Settings, data: Dataset) -> float | None:
+    """pythae's trainer on our encoder and decoder, with its own loss and optimiser; None where it is not installed."""
+    try:
+        from .pythae_adapter import our_networks, run_trainer
+    except ImportError:
+        return None
+    model, n = our_networks(build_model(settings, len(data.class_names))), settings.batch_size
+    return run_trainer(model, data.train.head((STEPS + 2) * n), lambda images, _: images >= STEPS * n, n)
 
 
 def our_trainer(data: Dataset, settings: Settings) -> Trainer:
@@ -90,21 +101,27 @@ def main(argv: list[str] | None = None) -> None:
     settings, data = profile_settings("full"), load_data("cifar10")
     trainer = our_trainer(data, settings)
     trainer.epoch()  # compiles
-    plain, ours, peaks = [], [], []
+    timings: dict[str, list[float]] = {"plain": [], "pythae": [], "ours": []}
+    peaks = []
     for number in range(options.rounds):
-        plain.append(plain_images_per_second(settings))
-        ours.append(trainer.epoch()["images_per_second"])
+        timings["plain"].append(plain_images_per_second(settings))
+        if (speed := pythae_images_per_second(settings, data)) is not None:
+            timings["pythae"].append(speed)
+        timings["ours"].append(trainer.epoch()["images_per_second"])
         peaks.append(convolution_peak())
-        print(f"round {number + 1}: plain {plain[-1]:.0f}, ours {ours[-1]:.0f} images/s", flush=True)
-    flop, rate = training_flop(settings, len(data.class_names)), statistics.median(ours)
+        shown = ", ".join(f"{name} {values[-1]:.0f}" for name, values in timings.items() if values)
+        print(f"round {number + 1}: {shown} images/s", flush=True)
+    medians = {name: statistics.median(values) for name, values in timings.items() if values}
+    flop, peak = training_flop(settings, len(data.class_names)), statistics.median(peaks)
     found = {
-        "plain": plain, "ours": ours, "ratio": rate / statistics.median(plain), "mflop_per_image": flop / 1e6,
-        "peak_gflops": statistics.median(peaks) / 1e9, "share_of_peak": flop * rate / statistics.median(peaks),
+        **timings, "ratios": {name: medians["ours"] / value for name, value in medians.items() if name != "ours"},
+        "mflop_per_image": flop / 1e6, "peak_gflops": peak / 1e9, "share_of_peak": flop * medians["ours"] / peak,
         "compiled": trainer.runtime.compile, "settings": settings.as_dict(), "environment": environment(),
     }  # fmt: skip
     write_whole(out_dir(settings) / "benchmark.json", json.dumps(found, indent=1) + "\n")
-    print(f"ours / plain = {found['ratio']:.2f} (medians of {options.rounds}), {found['share_of_peak']:.0%} of the "
-          f"convolution peak of {found['peak_gflops']:.0f} GFLOP/s")  # fmt: skip
+    ratios = ", ".join(f"ours / {name} = {ratio:.2f}" for name, ratio in found["ratios"].items())
+    print(f"{ratios} (medians of {options.rounds}); {found['share_of_peak']:.0%} of the convolution peak of "
+          f"{found['peak_gflops']:.0f} GFLOP/s")  # fmt: skip
 
 
 if __name__ == "__main__":

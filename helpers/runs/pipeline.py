@@ -32,7 +32,12 @@ PROMISED: dict[str, tuple[str, ...]] = {
         "metrics.png",
         *(f"{split}_{kind}_plot.png" for split in SPLITS for kind in ("regression", "data_points")),
     ),
-    "05_generation": ("generation.json", "samples.png", "class_samples.png", "interpolations.png", "neighbours.png"),
+    "05_generation": (
+        "generation.json",
+        *(f"{name}.png" for name in ("samples", "sharp", "scores", "class_samples", "interpolations", "neighbours")),
+        *(f"{model}{kind}" for model in ("reference", "sharp") for kind in (".safetensors", "_history.json")),
+        "flow.safetensors",
+    ),
     "06_compression": ("compression.json", "rate_distortion.png", "equal_bytes.png"),
     "07_latent_explorer": ("latent_directions.png",),
 }  # fmt: skip

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..config import MODELS, PROFILES, UserError, exit_with, out_dir, profile_settings
 from ..data import load_data
-from ..sharp import sharp_trainer
-from ..training import Record, Trainer, train
+from ..sharp import of_vae
+from ..training import Record, train
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         print(" ".join(f"{name} {value:.4g}" for name, value in record.items()), flush=True)
 
     folder = out_dir(settings, options.out)
-    maker = sharp_trainer(folder) if options.model == "sharp" else Trainer
-    _, history = train(data, settings, folder, watch, maker)
+    _, history = train(data, settings, folder, watch, **(of_vae(folder) if options.model == "sharp" else {}))
     print(history.sentence())
 
 

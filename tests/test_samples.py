@@ -1,0 +1,170 @@
+"""Scores of samples give the known answers; the flow and the sharp decoder learn what they should, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.config import UserError, profile_settings
+from helpers.data import Dataset
+from helpers.flow import Flow, fit_flow, load_or_fit_flow, sample_flow
+from helpers.models import build_model
+from helpers.priors import gaussian_pixels
+from helpers.reference import judge, score
+from helpers.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
+from helpers.sharp import Critic, feature_distance, of_vae
+from helpers.training import load_history, load_or_train, load_vae, train, weights_path
+
+from .conftest import TINY
+
+
+def normal(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
+    return scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def whitened(x: torch.Tensor) -> torch.Tensor:
+    """x with mean 0 and covariance I exactly."""
+    x = (x - x.mean(0)).double()
+    return x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    x = whitened(normal(500, 6, 0))
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, x + 2.0) == pytest.approx(6 * 4)  # |m|^2
+    assert frechet_distance(x, 2 * x) == pytest.approx(6)  # N(0, I) against N(0, 4 I): d
+
+
+class Flat(torch.nn.Module):
+    """A "network" for torchmetrics whose features are the pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).float()
+
+
+def test_frechet_and_kernel_distance_agree_with_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(200, 3, 2, 2, generator=generator)
+    b = 0.7 * torch.rand(200, 3, 2, 2, generator=generator) + 0.1
+    frechet = FrechetInceptionDistance(feature=Flat(), input_img_size=(3, 2, 2)).set_dtype(torch.float64)
+    kernel = KernelInceptionDistance(feature=Flat(), subsets=1, subset_size=200)
+    for metric in (frechet, kernel):
+        metric.update(a, real=True)
+        metric.update(b, real=False)
+    x, y = a.flatten(1), b.flatten(1)
+    assert frechet_distance(x, y) == pytest.approx(frechet.compute().item(), rel=1e-4)
+    assert kernel_distance(x, y, block=200).value == pytest.approx(kernel.compute()[0].item(), rel=1e-4)
+
+
+def test_the_kernel_distance_is_unbiased() -> None:
+    same = kernel_distance(normal(4000, 8, 0), normal(4000, 8, 1), block=500)
+    assert abs(same.value) < 4 * same.stderr
+    other = kernel_distance(normal(4000, 8, 0), normal(4000, 8, 1, shift=0.5), block=500)
+    assert other.value > 10 * other.stderr
+
+
+def test_manifold_scores_of_known_sets() -> None:
+    real = normal(600, 4, 0)
+    same = manifold_scores(real, real)
+    assert same["precision"] == same["recall"] == same["coverage"] == 1
+    assert manifold_scores(real, normal(600, 4, 1))["density"] == pytest.approx(1, abs=0.1)
+    far = manifold_scores(real, real + 100)
+    assert all(value == 0 for value in far.values())
+    collapsed = manifold_scores(real, real[:6].repeat(100, 1))  # few real images, again and again
+    assert collapsed["precision"] == 1 and collapsed["recall"] < 0.1 and collapsed["coverage"] < 0.2
+
+
+def test_copies_are_noticed_and_fresh_samples_are_not() -> None:
+    train, test = normal(3000, 8, 0), normal(1000, 8, 1)
+    copies = train[:1000] + normal(1000, 8, 2, scale=0.05)
+    assert copying_statistic(train, test, copies, cells=5) < -10
+    assert abs(copying_statistic(train, test, normal(1000, 8, 3), cells=5)) < 3
+    assert copying_statistic(train, test, normal(1000, 8, 3, scale=2.0), cells=5) > 3
+
+
+# --- the judge --------------------------------------------------------------------------------------------------
+
+
+def test_the_judge_scores_real_images_better_than_a_gaussian_on_pixels(photos: Dataset) -> None:
+    classifier = build_model(profile_settings("smoke", "reference", "photos", width=8), 10).eval()
+    real, predicted = judge(classifier, photos.test.images, batch_size=300)
+    assert real.shape == (1000, 256) and predicted.shape == (1000,)
+    assert torch.allclose(real, judge(classifier, photos.test.images, batch_size=77)[0], atol=1e-4)
+    fair = score(classifier, real, photos.train.images[:1000])
+    poor = score(classifier, real, gaussian_pixels(photos.train.images, 1000))
+    assert fair["n"] == 1000 and fair["frechet"] < poor["frechet"]
+    assert fair["kernel"]["value"] < poor["kernel"]["value"]
+
+
+# --- the flow ---------------------------------------------------------------------------------------------------
+
+
+def two_classes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    labels = torch.arange(3000) % 2
+    mu = normal(3000, 4, 0, scale=0.3) + torch.where(labels == 1, 2.0, -1.0)[:, None]
+    return mu, torch.full_like(mu, 0.1), labels
+
+
+def test_a_flow_learns_where_codes_lie_and_which_class_has_them() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = Flow(4, 2, width=64, blocks=2)
+    losses = list(fit_flow(flow, *two_classes(), epochs=80))
+    assert losses[-1] < 0.5 * losses[0]
+    for label, mean in ((0, -1.0), (1, 2.0)):
+        drawn = sample_flow(flow, 2000, label=label)
+        assert drawn.mean().item() == pytest.approx(mean, abs=0.3) and drawn.std(0).max() < 1
+    everyone = sample_flow(flow, 2000)
+    assert everyone.mean().item() == pytest.approx(0.5, abs=0.3) and everyone.std().item() > 1.2
+    assert torch.equal(sample_flow(flow, 5, seed=3), sample_flow(flow, 5, seed=3))
+
+
+def test_a_stored_flow_is_used_only_for_the_codes_it_was_fitted_to(tmp_path: Path) -> None:
+    path, codes = tmp_path / "flow.safetensors", two_classes()
+    first, loaded = load_or_fit_flow(path, *codes, {"vae_sha256": "a"}, epochs=1)
+    assert not loaded and load_or_fit_flow(path, *codes, {"vae_sha256": "a"}, epochs=1)[1]
+    assert not load_or_fit_flow(path, *codes, {"vae_sha256": "b"}, epochs=1)[1]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="flow.safetensors"):
+        load_or_fit_flow(path, *codes, {"vae_sha256": "b"}, epochs=1)
+
+
+# --- the sharp decoder ------------------------------------------------------------------------------------------
+
+
+def test_feature_distance_ignores_length_and_counts_direction() -> None:
+    a = normal(2, 3 * 4 * 4, 0).view(2, 3, 4, 4)
+    assert torch.allclose(feature_distance([a, a], [5 * a, a]), torch.zeros(2), atol=1e-6)
+    assert torch.allclose(feature_distance([a], [-a]), torch.full((2,), 4.0))  # opposite unit vectors: |2|^2
+
+
+def test_the_critic_sees_patches() -> None:
+    critic, x = Critic(8), torch.rand(1, 3, 32, 32)
+    assert critic(x).shape == (1, 1, 7, 7)
+    changed = x.clone()
+    changed[..., :4, :4] = 0
+    assert (critic(x) != critic(changed)).sum() < 49 / 2  # one corner, not the whole image
+
+
+def test_the_sharp_decoder_leaves_the_vae_alone_and_knows_whose_code_it_reads(
+    photos: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    weights = weights_path(trained, "vae")
+    before = weights.read_bytes()
+    (tmp_path / weights.name).write_bytes(before)
+    settings = profile_settings("smoke", "sharp", "photos", **TINY | {"epochs": 3})
+    decoder, history = train(photos, settings, tmp_path, **of_vae(tmp_path))
+    first, *_, last = history.records
+    assert last["validation_feature"] < first["validation_feature"]
+    assert weights.read_bytes() == before and not (tmp_path / "sharp.checkpoint.safetensors").exists()
+    vae = load_vae(tmp_path / weights.name)
+    z = torch.zeros(2, TINY["latent_dim"])
+    assert decoder(z).shape == (2, 3, 32, 32) and not torch.equal(decoder(z), vae.decode(z))
+    again, history = load_or_train(photos, settings, tmp_path, **of_vae(tmp_path))
+    assert history.loaded and torch.equal(again(z), decoder(z))
+    other = of_vae(tmp_path) | {"vae_sha256": "another"}
+    assert not load_or_train(photos, settings, tmp_path, **other)[1].loaded
+    assert load_history(tmp_path, "sharp").run["vae_sha256"] == "another"
