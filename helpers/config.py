@@ -128,13 +128,13 @@ class Settings:
 SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128}
 # What the settings of a model are where they differ from the VAE's.
 OF_MODEL: dict[str, dict[str, Any]] = {
-    "autoencoder": {"epochs": 8},
+    "autoencoder": {"epochs": 5},
     # The judge of samples: another seed and another network than what it judges; only its logits are trained.
     "reference": {
         "width": 48, "epochs": 12, "class_weight": 1.0, "code_weight": 0.0, "label_smoothing": 0.2,
         "translate": 2, "cutout": 8, "seed": 1,
     },
-    "sharp": {"epochs": 4, "lr": 5e-4, "pixel_weight": 1.0, "feature_weight": 1.0, "critic_weight": 0.7},
+    "sharp": {"epochs": 3, "lr": 5e-4, "pixel_weight": 1.0, "feature_weight": 1.0, "critic_weight": 0.7},
 }  # fmt: skip
 PHOTOS = {"width": 16, "epochs": 12, "batch_size": 128, "translate": 0}
 

@@ -20,7 +20,8 @@ from .data import SPLITS, Dataset, Split, batches, load_data
 from .losses import bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
 from .metrics import Estimate, PixelMoments
 from .models import VAE, Autoencoder, Posterior
-from .training import environment, load_model, read_tensors, weights_path, write_tensors
+from .runtime import environment
+from .storage import load_model, read_tensors, weights_path, write_tensors
 
 BATCH = 500
 SEED = 0  # of the posterior samples

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .config import UserError
-from .training import keep_freed_memory, load_state, one_cycle, read_tensors, write_tensors
+from .runtime import keep_freed_memory
+from .storage import load_state, read_tensors, write_tensors
+from .training import one_cycle
 
 STEPS = 20  # of Heun's method, two evaluations each
 

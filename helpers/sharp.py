@@ -21,7 +21,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .config import Settings
 from .data import Dataset, batches
 from .models import VAE, Decoder
-from .training import Record, Sums, Trainer, fingerprint, load_vae, weights_path
+from .storage import Record, fingerprint, load_vae, weights_path
+from .training import Sums, Trainer
 
 
 class Critic(nn.Module):

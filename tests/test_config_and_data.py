@@ -115,6 +115,14 @@ def test_flips_hit_about_half_of_the_images() -> None:
     assert 0.4 < share < 0.6
 
 
+def test_cutout_hides_one_square_of_every_image() -> None:
+    x = torch.rand(50, 3, 32, 32)
+    hidden = augment(x, torch.Generator().manual_seed(0), translate=0, flip=False, cutout=8) != x
+    assert (hidden.sum((2, 3)) == 64).all()  # 8 x 8 pixels in every channel
+    assert (hidden.any(3).sum(2) == 8).all() and (hidden.any(2).sum(2) == 8).all()  # as one square
+    assert len({tuple(rows.nonzero().flatten().tolist()) for rows in hidden[:, 0].any(2)}) > 5  # not always the same
+
+
 def test_a_corrupt_file_is_named_and_nothing_is_used(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()

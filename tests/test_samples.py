@@ -13,7 +13,8 @@ from helpers.priors import gaussian_pixels
 from helpers.reference import judge, score
 from helpers.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
 from helpers.sharp import Critic, feature_distance, of_vae
-from helpers.training import load_history, load_or_train, load_vae, train, weights_path
+from helpers.storage import load_history, load_vae, weights_path
+from helpers.training import load_or_train, train
 
 from .conftest import TINY
 

@@ -14,22 +14,16 @@ from helpers.config import ROOT, Settings, UserError, profile_settings
 from helpers.data import Dataset, to_unit
 from helpers.evaluate import evaluate_linear, evaluate_model, linear_code
 from helpers.losses import kl_per_dim
-from helpers.models import build_model
+from helpers.models import VAE, build_model
 from helpers.optim import Muon, orthogonalised
 from helpers.priors import class_gaussians, fit_mixture, sample_class, sample_mixture, slerp
+from helpers.runs import experiments
 from helpers.runs.benchmark import training_flop
+from helpers.runs.experiments import LOOP, loop_settings
+from helpers.runs.peer_models import LATENT, adopt
 from helpers.show.figures import pixels
-from helpers.training import (
-    fit,
-    history_path,
-    load_history,
-    load_model,
-    load_or_train,
-    one_cycle,
-    train,
-    validate,
-    weights_path,
-)
+from helpers.storage import history_path, load_history, load_model, weights_path
+from helpers.training import fit, load_or_train, one_cycle, train, validate
 
 from .conftest import assert_one_line_error, run_module
 
@@ -137,8 +131,50 @@ def test_the_arithmetic_of_training_is_counted() -> None:
     assert training_flop(settings, 10) == pytest.approx(3 * forward - first)
 
 
-def test_the_benchmark_explains_bad_input() -> None:
-    assert_one_line_error(run_module("helpers.runs.benchmark", "--rounds", "0"), "--rounds 0")
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("benchmark", ("--rounds", "0"), ("--rounds 0",)),
+        ("experiments", ("--only", "beta=4"), ("'beta=4'", "'beta = 4'")),
+        ("peers", ("--only", "pythe"), ("'pythe'", "'pythae'")),
+        ("peers", ("--minutes", "-1"), ("--minutes -1",)),
+    ],
+)
+def test_the_runs_explain_bad_input(module: str, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_one_line_error(run_module(f"helpers.runs.{module}", *arguments), *words)
+
+
+def test_every_experiment_differs_from_its_parent_in_what_it_says() -> None:
+    settings = loop_settings(profile_settings())
+    for name, (parent, change, _) in LOOP.items():
+        if parent:
+            mine, theirs = settings[name].as_dict(), settings[parent].as_dict()
+            assert {k for k in mine if mine[k] != theirs[k]} == set(change), name
+
+
+def test_a_run_of_the_loop_is_a_row_that_can_be_read_again(tiny: Settings, photos: Dataset, tmp_path: Path) -> None:
+    settings = loop_settings(dataclasses.replace(tiny, epochs=1))
+    path = tmp_path / "experiments.csv"
+    experiments.write_rows(path, [experiments.run(n, settings[n], photos) for n in ("autoencoder", "seed 1")])
+    found = experiments.read_rows(path)
+    assert list(found) == ["autoencoder", "seed 1"] and found["autoencoder"]["rate"] == ""
+    assert float(found["seed 1"]["psnr_pooled"]) > 5 and found["seed 1"]["n_validation"] == "500"
+    assert found["seed 1"]["settings"] == experiments.described(settings["seed 1"])
+
+
+def test_a_foreign_network_is_evaluated_like_ours(photos: Dataset) -> None:
+    class Constant(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(z), 3, 32, 32), 0.5)
+
+    class Nothing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(x), 2 * LATENT)  # the posterior is the prior
+
+    found = evaluate_model(adopt(VAE, Nothing(), Constant(), 0.3), photos.test.head(50)).metrics
+    error = (to_unit(photos.test.images[:50]) - 0.5).square().mean().item()
+    assert found["rate"].value == 0 and found["mse"].value == pytest.approx(error, rel=1e-5)
+    assert found["active_units"].value == 0 and found["sigma"].value == pytest.approx(0.3)
 
 
 def test_the_schedule_rises_and_ends_at_zero() -> None:

@@ -22,7 +22,8 @@ from ..config import Settings, UserError, exit_with, out_dir, profile_settings, 
 from ..data import Dataset, find_cifar10, load_data
 from ..losses import loss_terms, total_objective
 from ..models import build_model
-from ..training import Trainer, environment
+from ..runtime import environment
+from ..training import Trainer
 
 STEPS = 12  # steps of one timing
 

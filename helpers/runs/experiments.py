@@ -1,6 +1,7 @@
 """The design feedback loop as real runs: each changes one thing of its parent, all at one small budget.
 
     python -m helpers.runs.experiments [--only NAME ...]        adds rows to outs/exercise_03/experiments.csv
+    python -m helpers.runs.experiments --record NAME --why TEXT adds the published run to outs/exercise_03/full_runs.csv
 
 A run that the table already holds with the same settings is not repeated, so a stopped loop goes on where it was. Only
 validation images are looked at. Small runs rank ideas; they do not predict final numbers.
@@ -18,7 +19,8 @@ from ..config import Settings, UserError, exit_with, nearest, out_dir, profile_s
 from ..data import Dataset, load_data
 from ..evaluate import evaluate_model
 from ..models import build_model
-from ..training import environment, fit
+from ..runtime import environment
+from ..training import fit
 
 # The same number of images for every run: about six minutes at the base's width on two cores.
 BUDGET: dict[str, Any] = {"n_train": 22500, "epochs": 5}
@@ -70,6 +72,15 @@ def run(name: str, settings: Settings, data: Dataset) -> dict[str, str]:
     return row | {k: str(about[k]) for k in ("torch", "device", "threads")} | {"settings": described(settings)}
 
 
+def published(folder: Path, name: str, why: str) -> dict[str, str]:
+    """The published run as a row, from its metrics.json: what the full budget gave, on validation images."""
+    content = json.loads((folder / "metrics.json").read_text())
+    found, run = content["models"]["vae"]["validation"], content["training_run"]
+    row = {"name": name, "why": why} | {column: f"{found[column]['value']:.5g}" for column in MEASURED}
+    row |= {k: str(run[k]) for k in ("seconds", "parameters", "torch", "device", "threads", "finished")}
+    return row | {"n_validation": str(found["n"]), "settings": json.dumps(content["settings"])}
+
+
 def described(settings: Settings) -> str:
     """The settings as one cell of the table."""
     return json.dumps(settings.as_dict())
@@ -80,10 +91,9 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
     return {row["name"]: row for row in csv.DictReader(path.open())} if path.is_file() else {}
 
 
-def write_rows(path: Path, rows: dict[str, dict[str, str]]) -> None:
-    """The table in the order of the loop, whole or not at all."""
+def write_rows(path: Path, ordered: list[dict[str, str]]) -> None:
+    """A table, whole or not at all."""
     text = io.StringIO()
-    ordered = [rows[name] for name in LOOP if name in rows]
     writer = csv.DictWriter(text, ordered[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(ordered)
@@ -94,20 +104,28 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="helpers.runs.experiments", description="Run the design feedback loop.")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of runs, as in the table")
+    parser.add_argument("--record", default="", metavar="NAME", help="only add the published run to full_runs.csv")
+    parser.add_argument("--why", default="", help="what was changed for it, and what had suggested that")
     options = parser.parse_args(argv)
+    folder = out_dir(profile_settings("full"))
+    if options.record:
+        path = folder / "full_runs.csv"
+        rows = read_rows(path) | {options.record: published(folder, options.record, options.why)}
+        write_rows(path, list(rows.values()))
+        return
     for name in options.only:
         if name not in LOOP:
             raise UserError(f"there is no run {name!r}.{nearest(name, list(LOOP))} Known: {', '.join(LOOP)}")
     data = load_data("cifar10")
     wanted = loop_settings(dataclasses.replace(profile_settings("full"), **BUDGET))
-    path = out_dir(profile_settings("full")) / "experiments.csv"
+    path = folder / "experiments.csv"
     rows = {name: row for name, row in read_rows(path).items() if name in LOOP}
     for name in options.only or LOOP:
         if name in rows and rows[name]["settings"] == described(wanted[name]):
             print(f"{name}: in the table already", flush=True)
             continue
         rows[name] = run(name, wanted[name], data)
-        write_rows(path, rows)
+        write_rows(path, [rows[known] for known in LOOP if known in rows])
         print(f"{name}: " + ", ".join(f"{column} {rows[name][column]}" for column in MEASURED), flush=True)
 
 

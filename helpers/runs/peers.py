@@ -21,7 +21,8 @@ from ..evaluate import evaluate_model
 from ..models import VAE, Autoencoder
 from ..priors import aggregate_posterior, fit_mixture, sample_mixture, standard_normal
 from ..reference import ReferenceClassifier, judge, score
-from ..training import environment, load_model, weights_path
+from ..runtime import environment
+from ..storage import load_model, weights_path
 from .peer_models import LATENT, PEERS, Trained
 
 

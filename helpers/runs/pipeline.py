@@ -20,7 +20,7 @@ from typing import Any
 
 from ..config import EXERCISE, PROFILES, ROOT, UserError, exit_with, nearest, write_whole
 from ..data import SPLITS, load_data
-from ..training import environment
+from ..runtime import environment
 
 # What each notebook must leave in the output folder. Their order is the order of running.
 PROMISED: dict[str, tuple[str, ...]] = {

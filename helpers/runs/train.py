@@ -12,7 +12,8 @@ from torch import nn
 from ..config import MODELS, PROFILES, UserError, exit_with, out_dir, profile_settings
 from ..data import load_data
 from ..sharp import of_vae
-from ..training import Record, train
+from ..storage import Record
+from ..training import train
 
 
 def main(argv: list[str] | None = None) -> None:

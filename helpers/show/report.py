@@ -32,6 +32,8 @@ RESULTS = {
     "m": "metrics.json",
     "vae": "vae_history.json",
     "autoencoder": "autoencoder_history.json",
+    "reference": "reference_history.json",
+    "sharp": "sharp_history.json",
     "data": "data.json",
     "training": "training.json",
     "generation": "generation.json",
@@ -97,15 +99,15 @@ def render_markdown(folder: Path, target: Path) -> str:
         alt = captions[name].replace("[", "(").replace("]", ")")
         return f"![{alt}]({Path(os.path.relpath(path, target)).as_posix()})\n\n*{captions[name]}*"
 
-    def experiments() -> list[dict[str, str]]:
-        path = folder / "experiments.csv"
+    def table(name: str) -> list[dict[str, str]]:
+        path = folder / f"{name}.csv"
         return list(csv.DictReader(path.open())) if path.is_file() else []
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters.update(num=number, est=estimate, pct=percent)
-    environment.globals.update(figure=figure, experiments=experiments, **read_results(folder))
+    environment.globals.update(figure=figure, table=table, **read_results(folder))
     try:
         text = environment.from_string(SOURCE.read_text()).render()
     except jinja2.TemplateError as error:
