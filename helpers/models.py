@@ -60,7 +60,7 @@ def normed(cin: int, cout: int, *, pool: bool = False) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """x -> (h (n, outputs) for the code, features (n, 8w) for the classifier).
+    """x -> (h (n, outputs) for the code, features (n, 4w) for the classifier).
 
     Two paths leave one stem. *What*: a small max-pooled classifier. *Where*: strided convolutions that keep the
     detail that pooling throws away. The code reads both; the pixels' gradient does not reach the *what* path,
@@ -76,23 +76,22 @@ class Encoder(nn.Module):
             normed(w, w),
         )
         self.what = nn.Sequential(
-            normed(w, 4 * w, pool=True),  # (n, 4w, 8, 8)
+            normed(w, 2 * w, pool=True),  # (n, 2w, 8, 8)
+            normed(2 * w, 2 * w),
+            normed(2 * w, 4 * w, pool=True),  # (n, 4w, 4, 4)
             normed(4 * w, 4 * w),
-            normed(4 * w, 8 * w, pool=True),  # (n, 8w, 4, 4)
-            normed(8 * w, 8 * w),
         )
-        self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())  # (n, 8w)
+        self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())  # (n, 4w)
         self.where = nn.Sequential(
             nn.Conv2d(w, 2 * w, 4, stride=2, padding=1),  # (n, 2w, 8, 8)
             Residual(2 * w),
             nn.GELU(),
             nn.Conv2d(2 * w, 4 * w, 4, stride=2, padding=1),  # (n, 4w, 4, 4)
             Residual(4 * w),
-            Residual(4 * w),
             nn.GELU(),
             nn.Flatten(),  # (n, 64w)
         )
-        self.to_code = nn.Linear(64 * w + 8 * w, outputs)
+        self.to_code = nn.Linear(64 * w + 4 * w, outputs)
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """The feature maps of the stem and of the four stages of *what*, from 16x16 down to 4x4."""
@@ -120,17 +119,14 @@ class Decoder(nn.Module):
             nn.Linear(latent_dim, 64 * w),
             nn.Unflatten(1, (4 * w, 4, 4)),  # (n, 4w, 4, 4)
             Residual(4 * w),
-            Residual(4 * w),
             nn.GELU(),
             nn.ConvTranspose2d(4 * w, 2 * w, 4, stride=2, padding=1),  # (n, 2w, 8, 8); stride divides kernel:
             Residual(2 * w),  # no checkerboard
-            Residual(2 * w),
             nn.GELU(),
             nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1),  # (n, w, 16, 16)
             Residual(w),
             nn.GELU(),
-            nn.Conv2d(w, 12, 3, padding=1),  # a 2x2 block of pixels at every place
-            nn.PixelShuffle(2),  # (n, 3, 32, 32)
+            nn.ConvTranspose2d(w, 3, 4, stride=2, padding=1),  # (n, 3, 32, 32)
             nn.Sigmoid(),  # pixels lie in [0, 1], and so does the mean
         )
 
@@ -149,7 +145,7 @@ class Autoencoder(nn.Module):
         self.latent_dim = d
         self.encoder = Encoder(self.outputs_per_latent * d, w)
         self.decoder = Decoder(d, w)
-        self.head = nn.Linear(8 * w, n_classes)  # reads the encoder's features
+        self.head = nn.Linear(4 * w, n_classes)  # reads the encoder's features
         self.code_head = nn.Linear(d, n_classes)  # reads the code alone
         fixed = settings.sigma > 0
         self.log_sigma = nn.Parameter(torch.tensor(math.log(settings.sigma or 0.3)), requires_grad=not fixed)

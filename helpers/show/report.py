@@ -103,11 +103,15 @@ def render_markdown(folder: Path, target: Path) -> str:
         path = folder / f"{name}.csv"
         return list(csv.DictReader(path.open())) if path.is_file() else []
 
+    def stored(name: str) -> Results | None:
+        path = folder / f"{name}.json"
+        return json.loads(path.read_text(), object_hook=Results) if path.is_file() else None
+
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters.update(num=number, est=estimate, pct=percent)
-    environment.globals.update(figure=figure, table=table, **read_results(folder))
+    environment.globals.update(figure=figure, table=table, stored=stored, **read_results(folder))
     try:
         text = environment.from_string(SOURCE.read_text()).render()
     except jinja2.TemplateError as error:
