@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import latents, metrics, robustness
-from .data import SPLITS, Dataset, Split, to_unit
+from . import latents, likelihood, metrics, robustness
+from .data import SPLITS, Dataset, to_unit
 from .linear import LinearCode
-from .losses import bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
+from .losses import bits_per_dim, kl_per_dim
 from .metrics import Estimate
 from .models import VAE, Autoencoder, Posterior
 from .results import SEED, Results, SplitResult
-from .shifts import file_bits
 
-BOUND_IMAGES, BOUND_SAMPLES = 1000, (1, 8, 64)
 LATENT_IMAGES = 5000  # the same for every split: the mutual information that can be seen ends at log n
 MARGINAL_IMAGES = 1000
 PROBE_IMAGES = 10_000
@@ -49,7 +47,7 @@ def analyse(
             "gaps": lambda: gaps(results),
             "calibration": lambda: calibration(results, data),
             "probe": lambda: probe(results, code, data, vae.latent_dim),
-            "bound": lambda: bound(vae, code, data.test.head(BOUND_IMAGES)),
+            "bound": lambda: likelihood.bound(vae, code, data.test),
             "corruptions": lambda: robustness.corruptions(models, data.test),
             "out_of_distribution": lambda: robustness.out_of_distribution(
                 vae, data.test, _nats(results["vae"]["validation"]).mean().item(), download=download
@@ -75,8 +73,8 @@ def vector(per_image: Tensor) -> dict[str, list[float]]:
 
 
 def _nats(result: SplitResult) -> Tensor:
-    """-log of the bound on the probability of the 8-bit image, (n,)."""
-    return result.columns["mass"].double() + result.columns["rate"].double()
+    """-log of the probability of the 8-bit image, or of the bound on it, (n,); a linear density has no rate."""
+    return result.columns["mass"].double() + result.columns.get("rate", torch.zeros(1)).double()
 
 
 def by_class(results: Results, data: Dataset) -> Block:
@@ -88,7 +86,7 @@ def by_class(results: Results, data: Dataset) -> Block:
             "psnr_mean": Estimate.mean(metrics.psnr(columns["mse"][chosen])),
             "ssim": Estimate.mean(columns["ssim"][chosen]),
         }
-        if "rate" in columns:
+        if "mass" in columns:
             nats = Estimate.mean(_nats(result)[chosen])
             found["bpd"] = Estimate(*(bits_per_dim(v or 0.0, data.test.images[0].numel()) for v in nats))
         if "logits" in columns:
@@ -258,51 +256,3 @@ def probe(results: Results, code: LinearCode, data: Dataset, d: int) -> Block:
     about = f"logistic regression on {d} standardised numbers, fitted on {len(train)} training images"
     units = {"accuracy": "share of test images"}
     return {"about": about, "split": "test", "n": len(test), "n_train": len(train), "units": units, "models": models}
-
-
-@torch.no_grad()
-def bound(vae: VAE, code: LinearCode, split: Split, batch: int = 100) -> Block:
-    """The importance-weighted bound on a fixed set of images beside what files and linear models need for them."""
-    device, values = vae.log_sigma.device, split.images[0].numel()
-    noise = torch.Generator(device).manual_seed(SEED)
-    weights: dict[str, list[Tensor]] = {"mass": [], "density": []}
-    for images in split.images.split(batch):
-        x = to_unit(images, device)
-        q = vae.encode(x)
-        samples = [_log_weights(vae, x, q, noise) for _ in range(max(BOUND_SAMPLES))]
-        for name, column in zip(weights, zip(*samples, strict=True), strict=True):
-            weights[name].append(torch.stack(column).cpu())
-    table = {name: torch.cat(parts, 1) for name, parts in weights.items()}
-    found: dict[str, Any] = {}
-    for k in BOUND_SAMPLES:
-        mass, density = (latents.importance_bound(table[name], k) for name in ("mass", "density"))
-        found[f"k{k}"] = {"bpd": _bits(-mass.value, mass.stderr, values), "nats": entry(density)}
-    x = to_unit(split.images)
-    others = {
-        "uniform": Estimate(8.0, 0.0),
-        "png": Estimate.mean(file_bits(split.images, "PNG", optimize=True) / values),
-        "webp": Estimate.mean(file_bits(split.images, "WEBP", lossless=True) / values),
-    }
-    models = {"vae": found} | {name: {"bpd": entry(value)} for name, value in others.items()}
-    for name, d in (("probabilistic_pca", vae.latent_dim), ("mean_image", 0)):
-        models[name] = {"bpd": _bits(*Estimate.mean(code.nll(x, d)), values)}
-    return {
-        "about": "importance-weighted bound, k samples; VAE: discretised Gaussian; linear: density + log 255 a value",
-        "split": "test",
-        "n": len(split),
-        "seed": SEED,
-        "units": {"bpd": "bits per colour value (an upper bound for the VAE)", "nats": "nats per image, density"},
-        "models": models,
-    }
-
-
-def _bits(nats: float, stderr: float | None, values: int) -> dict[str, Any]:
-    return entry(Estimate(bits_per_dim(nats, values), bits_per_dim(stderr or 0.0, values)))
-
-
-def _log_weights(vae: VAE, x: Tensor, q: Posterior, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-    """log p(x, z) - log q(z|x) of one sample of z, (n,): with the mass and with the density of x."""
-    z = q.sample(torch.randn(q.mu.shape, generator=noise, device=x.device))
-    mean = vae.decode(z)
-    prior = latents.log_normal(z) - latents.log_posterior(q, z)
-    return prior - discretised_nll(x, mean, vae.log_sigma), prior - gaussian_nll(x, mean, vae.log_sigma)

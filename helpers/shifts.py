@@ -129,7 +129,8 @@ def foreign_sets(folders: list[Path], n: int, *, download: bool = False) -> tupl
             found[name] = images[chosen]
             break
         else:
-            missing.append(f"{name} is skipped: no copy was found; `python -m helpers.evaluate --download` fetches it")
+            hint = "it could not be downloaded" if download else "`python -m helpers.evaluate --download` fetches it"
+            missing.append(f"{name} is skipped: no copy was found; {hint}")
     return found, missing
 
 
