@@ -15,7 +15,7 @@ from .linear import LinearCode
 from .losses import bits_per_dim, kl_per_dim
 from .metrics import Estimate
 from .models import VAE, Autoencoder, Posterior
-from .results import SEED, Results, SplitResult
+from .results import SEED, UNITS, Results, SplitResult
 
 LATENT_IMAGES = 5000  # the same for every split: the mutual information that can be seen ends at log n
 MARGINAL_IMAGES = 1000
@@ -200,11 +200,11 @@ def gaps(results: Results) -> Block:
         models[model] = {}
         for first, second in pairs:
             a, b = found[first].metrics, found[second].metrics
-            models[model][f"{first}_minus_{second}"] = {
+            sizes = [len(found[name].image_mse) for name in (first, second)]
+            models[model][f"{first}_minus_{second}"] = {"n": sizes} | {
                 name: entry(a[name].minus(b[name])) for name in a if a[name].stderr is not None
             }
-    units = {name: "the metric's own" for name in results["vae"]["test"].metrics}
-    return {"about": "first split minus second; variances add up", "units": units, "models": models}
+    return {"about": "first split minus second; variances add up", "units": UNITS, "models": models}
 
 
 def calibration(results: Results, data: Dataset) -> Block:

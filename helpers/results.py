@@ -94,7 +94,8 @@ def metrics_content(
 
 def csv_rows(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The numbers of metrics.json in long form: model, split, metric, value, stderr, n, unit."""
-    blocks = {"": content} | {name: block for name, block in content.items() if "models" in (block or ())}
+    described = {name: block for name, block in content.items() if isinstance(block, dict) and "models" in block}
+    blocks = {"": content} | described
     for prefix, block in blocks.items():
         for model, found in block["models"].items():
             yield from _leaves(found, [prefix] if prefix else [], {"model": model, "split": block.get("split")}, block)
