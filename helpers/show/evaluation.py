@@ -9,6 +9,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 LABELS = {"vae": "VAE", "autoencoder": "autoencoder", "pca": "PCA", "mean_image": "mean image", "input": "no model"}
+SCORES = {
+    "elbo": "−ELBO",
+    "confidence": "classifier not sure",
+    "elbo_minus_png": "−ELBO less PNG",
+    "elbo_minus_webp": "−ELBO less WebP",
+}
 MARKERS = "osD^v"
 
 
@@ -23,12 +29,14 @@ def frequency_plot(block: dict[str, Any], split: str = "test") -> Figure:
     image = np.array(block["models"]["vae"][split]["image"]["value"])
     frequency = np.arange(len(image))
     left.semilogy(frequency, image, "k-", lw=2, label="images")
-    for (model, found), marker in zip(block["models"].items(), MARKERS, strict=False):
+    for (model, found), style in zip(block["models"].items(), ("o-", "s--", "D-.", "^:"), strict=False):
         if model == "mean_image":  # it loses nearly everything, everywhere
             continue
         error = np.array(found[split]["error"]["value"])
-        left.semilogy(frequency, error, marker=marker, ms=4, label=f"error, {plain(model)}")
-        right.plot(frequency, error / image, marker=marker, ms=4, label=plain(model))
+        left.semilogy(frequency, error, style, ms=4, label=f"error, {plain(model)}")
+        right.plot(frequency, error / image, style, ms=4, label=plain(model))
+    for axis in (left, right):
+        axis.set_xticks(frequency[::2])
     left.set(xlabel="cycles per image", ylabel="power (squared pixel values)")
     right.set(xlabel="cycles per image", ylabel="share of the power lost", ylim=(0, 1))
     left.legend(frameon=False, fontsize="small")
@@ -101,7 +109,7 @@ def auroc_plot(block: dict[str, Any]) -> Figure:
     figure, axis = plt.subplots(figsize=(7.8, 0.9 + 0.42 * len(found)))
     colours = {"cmap": "RdBu", "vmin": 0, "vmax": 1, "center": 0.5}
     sns.heatmap(values, annot=True, fmt=".2f", annot_kws={"fontsize": 9}, cbar_kws={"label": "AUROC"}, **colours)
-    names = [plain(score.removeprefix("auroc_")).replace("minus", "−") for score in scores]
+    names = [SCORES.get(score.removeprefix("auroc_"), plain(score.removeprefix("auroc_"))) for score in scores]
     axis.set_xticklabels(names, rotation=20, ha="right", fontsize="small")
     axis.set_yticklabels([plain(name) for name in found], rotation=0, fontsize="small")
     return figure
