@@ -233,7 +233,7 @@ def test_evaluate_writes_every_metric_with_its_provenance(trained: Path, tmp_pat
     found = content["models"]["vae"]["test"]
     assert found["n"] == 100 and set(content["units"]) <= set(found) and content["environment"]["torch"]
     assert found["elbo"]["value"] == pytest.approx(-found["distortion"]["value"] - found["rate"]["value"], rel=1e-6)
-    assert found["psnr_pooled"]["stderr"] is None and found["psnr_mean"]["stderr"] > 0
+    assert found["psnr_pooled"]["stderr"] > 0 and found["psnr_mean"]["stderr"] > 0 and found["sigma"]["stderr"] is None
     assert found["psnr_mean"]["value"] > found["psnr_pooled"]["value"]
     assert content["models"]["pca"]["test"]["psnr_pooled"]["value"] > 15
 

@@ -29,7 +29,17 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "03_vae_training": ("vae.safetensors", "vae_history.json", "loss_plot.png", "sigma_failure.png"),
     "04_evaluation": (
         "metrics.json",
+        "metrics.csv",
         "metrics.png",
+        "error_spectrum.png",
+        "by_class.png",
+        "bits_per_dimension.png",
+        "confusion.png",
+        "calibration.png",
+        "rate_per_latent.png",
+        "corruptions.png",
+        "foreign_images.png",
+        "out_of_distribution.png",
         *(f"{split}_{kind}_plot.png" for split in SPLITS for kind in ("regression", "data_points")),
     ),
     "05_generation": (

@@ -281,9 +281,10 @@ def regression_plot(density: np.ndarray, line: Any, title: str) -> Figure:
 
 def table_plot(rows: Sequence[Sequence[str]], header: Sequence[str]) -> Figure:
     """A table as a picture: the first column is left-aligned text, the others numbers."""
-    figure, axis = plt.subplots(figsize=(9.5, 0.5 + 0.31 * len(rows)))
+    width = 3.2 + 1.45 * (len(header) - 1)
+    figure, axis = plt.subplots(figsize=(width, 0.5 + 0.31 * len(rows)))
     blank(axis)
-    widths = [0.34] + [0.66 / (len(header) - 1)] * (len(header) - 1)
+    widths = [3.2 / width] + [1.45 / width] * (len(header) - 1)
     table = axis.table(rows, colLabels=header, colWidths=widths, cellLoc="right", loc="center", edges="horizontal")
     table.auto_set_font_size(False)
     table.set_fontsize(10)
