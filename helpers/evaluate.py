@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import analyses, metrics
 from .config import ROOT, Settings, UserError, exit_with, out_dir, profile_settings
 from .data import SPLITS, Dataset, Split, batches, load_data
-from .linear import LinearCode, linear_code
 from .losses import bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
-from .metrics import Estimate, PixelMoments
+from .measure import analyses, metrics
+from .measure.linear import LinearCode, linear_code
+from .measure.metrics import Estimate, PixelMoments
+from .measure.results import SEED, Results, SplitResult, metrics_content, store
 from .models import VAE, Autoencoder, Posterior
-from .results import SEED, Results, SplitResult, metrics_content, store
 from .storage import load_model, weights_path
 
 BATCH = 500

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from .config import Settings
 from .data import to_unit
+from .measure.sample_metrics import frechet_distance, kernel_distance, manifold_scores
 from .models import Output
-from .sample_metrics import frechet_distance, kernel_distance, manifold_scores
 
 # Mean and standard deviation of CIFAR-10's values: one constant for all channels is enough for a first layer.
 CENTRE, SCALE = 0.47, 0.25

@@ -15,15 +15,15 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from helpers import latents, metrics, shifts
 from helpers.data import Dataset, Split
 from helpers.evaluate import analyses, evaluate_all, evaluate_linear, linear_code, store, two_views
-from helpers.linear import LinearCode
 from helpers.losses import bits_per_dim, kl_per_dim
-from helpers.metrics import Estimate
+from helpers.measure import latents, metrics, shifts
+from helpers.measure.linear import LinearCode
+from helpers.measure.metrics import Estimate
+from helpers.measure.results import csv_rows
+from helpers.measure.robustness import outlier_scores
 from helpers.models import Posterior
-from helpers.results import csv_rows
-from helpers.robustness import outlier_scores
 from helpers.storage import load_model, weights_path
 
 

@@ -9,7 +9,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.linear_model import LinearRegression
 from torch.distributions import Normal, kl_divergence
 
-from helpers import metrics
 from helpers.config import LEVEL, profile_settings
 from helpers.losses import (
     Elbo,
@@ -20,6 +19,7 @@ from helpers.losses import (
     loss_terms,
     total_objective,
 )  # fmt: skip
+from helpers.measure import metrics
 from helpers.models import Posterior, build_model
 
 from .conftest import gradient_norm

@@ -8,10 +8,10 @@ import torch
 from helpers.config import UserError, profile_settings
 from helpers.data import Dataset
 from helpers.flow import Flow, fit_flow, load_or_fit_flow, sample_flow
+from helpers.measure.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
 from helpers.models import build_model
 from helpers.priors import gaussian_pixels
 from helpers.reference import judge, score
-from helpers.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
 from helpers.sharp import Critic, feature_distance, of_vae
 from helpers.storage import load_history, load_vae, weights_path
 from helpers.training import load_or_train, train

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .config import Settings, write_whole
-from .data import Dataset
+from ..config import Settings, write_whole
+from ..data import Dataset
+from ..runtime import environment
 from .metrics import Estimate, PixelMoments
-from .runtime import environment
 
 SEED = 0  # of the posterior samples
 UNITS = {

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import ROOT
+from ..data import Split, to_unit
+from ..losses import discretised_nll, kl_per_dim
+from ..models import VAE, Autoencoder
 from . import metrics
-from .config import ROOT
-from .data import Split, to_unit
-from .losses import discretised_nll, kl_per_dim
 from .metrics import Estimate
-from .models import VAE, Autoencoder
 from .results import SEED
 from .shifts import CORRUPTIONS, SEVERITIES, file_bits, foreign_sets, made_sets
 

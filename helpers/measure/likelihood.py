@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data import Split, to_unit
+from ..losses import bits_per_dim, discretised_nll, gaussian_nll
+from ..models import VAE, Posterior
 from . import latents
-from .data import Split, to_unit
 from .linear import LinearCode
-from .losses import bits_per_dim, discretised_nll, gaussian_nll
 from .metrics import Estimate
-from .models import VAE, Posterior
 from .results import SEED
 from .shifts import file_bits
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .data import to_bytes, to_unit
+from ..data import to_bytes, to_unit
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SEED = 0

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data import SPLITS, Dataset, to_unit
+from ..losses import bits_per_dim, kl_per_dim
+from ..models import VAE, Autoencoder, Posterior
 from . import latents, likelihood, metrics, robustness
-from .data import SPLITS, Dataset, to_unit
 from .linear import LinearCode
-from .losses import bits_per_dim, kl_per_dim
 from .metrics import Estimate
-from .models import VAE, Autoencoder, Posterior
 from .results import SEED, UNITS, Results, SplitResult
 
 LATENT_IMAGES = 5000  # the same for every split: the mutual information that can be seen ends at log n

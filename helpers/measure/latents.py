@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..models import Posterior
 from .metrics import Estimate
-from .models import Posterior
 
 LOG_2PI = math.log(2 * math.pi)
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import LEVEL
-from .data import Dataset
-from .storage import read_tensors, write_tensors
+from ..config import LEVEL
+from ..data import Dataset
+from ..storage import read_tensors, write_tensors
 
 
 class LinearCode(NamedTuple):

@@ -1,0 +1,1 @@
+"""What is measured, one file an idea; `helpers.evaluate` puts it together."""
