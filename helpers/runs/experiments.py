@@ -1,7 +1,6 @@
 """The design feedback loop as real runs: each changes one thing of its parent, all at one small budget.
 
     python -m helpers.runs.experiments [--only NAME ...]        adds rows to outs/exercise_03/experiments.csv
-    python -m helpers.runs.experiments --record NAME --why TEXT adds the published run to outs/exercise_03/full_runs.csv
 
 A run that the table already holds with the same settings is not repeated, so a stopped loop goes on where it was. Only
 validation images are looked at. Small runs rank ideas; they do not predict final numbers.
@@ -41,12 +40,12 @@ LOOP: dict[str, tuple[str, dict[str, Any], str]] = {
     "64 latents": (BASE, {"latent_dim": 64}, "is the code the bottleneck?"),
     "256 latents": (BASE, {"latent_dim": 256}, "is the code the bottleneck?"),
     "no class terms": (BASE, {"class_weight": 0.0, "code_weight": 0.0}, "do pixels and classes pull apart?"),
-    "low class weights": (BASE, {"class_weight": 20.0, "code_weight": 20.0}, "do pixels and classes pull apart?"),
-    "high class weights": (BASE, {"class_weight": 500.0, "code_weight": 500.0}, "do pixels and classes pull apart?"),
+    "low class weights": (BASE, {"class_weight": 20.0, "code_weight": 4.0}, "do pixels and classes pull apart?"),
+    "high class weights": (BASE, {"class_weight": 500.0, "code_weight": 100.0}, "do pixels and classes pull apart?"),
     "no augmentation": (BASE, {"translate": 0, "flip": False}, "does it help in so few epochs?"),
     "half the width": (BASE, {"width": 16}, "is the network the bottleneck?"),
-    "AdamW": (BASE, {"muon_rate": 0.0}, "what does Muon give?"),
-    "batches of 256": (BASE, {"batch_size": 256}, "fewer, steadier steps?"),
+    "Muon": (BASE, {"muon_rate": 2.5}, "would updates that spare no direction learn faster?"),
+    "batches of 128": (BASE, {"batch_size": 128}, "more steps, each noisier?"),
 }
 MEASURED = ("psnr_pooled", "rate", "distortion", "bpd", "active_units", "accuracy", "code_accuracy", "sigma")
 
@@ -72,15 +71,6 @@ def run(name: str, settings: Settings, data: Dataset) -> dict[str, str]:
     return row | {k: str(about[k]) for k in ("torch", "device", "threads")} | {"settings": described(settings)}
 
 
-def published(folder: Path, name: str, why: str) -> dict[str, str]:
-    """The published run as a row, from its metrics.json: what the full budget gave, on validation images."""
-    content = json.loads((folder / "metrics.json").read_text())
-    found, run = content["models"]["vae"]["validation"], content["training_run"]
-    row = {"name": name, "why": why} | {column: f"{found[column]['value']:.5g}" for column in MEASURED}
-    row |= {k: str(run[k]) for k in ("seconds", "parameters", "torch", "device", "threads", "finished")}
-    return row | {"n_validation": str(found["n"]), "settings": json.dumps(content["settings"])}
-
-
 def described(settings: Settings) -> str:
     """The settings as one cell of the table."""
     return json.dumps(settings.as_dict())
@@ -104,28 +94,21 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="helpers.runs.experiments", description="Run the design feedback loop.")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of runs, as in the table")
-    parser.add_argument("--record", default="", metavar="NAME", help="only add the published run to full_runs.csv")
-    parser.add_argument("--why", default="", help="what was changed for it, and what had suggested that")
     options = parser.parse_args(argv)
-    folder = out_dir(profile_settings("full"))
-    if options.record:
-        path = folder / "full_runs.csv"
-        rows = read_rows(path) | {options.record: published(folder, options.record, options.why)}
-        write_rows(path, list(rows.values()))
-        return
     for name in options.only:
         if name not in LOOP:
             raise UserError(f"there is no run {name!r}.{nearest(name, list(LOOP))} Known: {', '.join(LOOP)}")
     data = load_data("cifar10")
     wanted = loop_settings(dataclasses.replace(profile_settings("full"), **BUDGET))
-    path = folder / "experiments.csv"
-    rows = {name: row for name, row in read_rows(path).items() if name in LOOP}
+    path = out_dir(profile_settings("full")) / "experiments.csv"
+    known = {name: described(settings) for name, settings in wanted.items()}
+    rows = {name: row for name, row in read_rows(path).items() if row["settings"] == known.get(name)}
     for name in options.only or LOOP:
-        if name in rows and rows[name]["settings"] == described(wanted[name]):
+        if name in rows:
             print(f"{name}: in the table already", flush=True)
             continue
         rows[name] = run(name, wanted[name], data)
-        write_rows(path, [rows[known] for known in LOOP if known in rows])
+        write_rows(path, [rows[done] for done in LOOP if done in rows])
         print(f"{name}: " + ", ".join(f"{column} {rows[name][column]}" for column in MEASURED), flush=True)
 
 
