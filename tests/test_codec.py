@@ -152,7 +152,8 @@ def test_a_file_pays_what_its_model_says(able: Codec, images: np.ndarray) -> Non
         payload, ideal = coding.encode(codes, able.widths, step)
         content = able.write(codes, quality)
         assert len(content) == len(payload) + container.OVERHEAD
-        assert ideal <= 8 * len(payload) and 8 * len(content) <= 1.03 * ideal
+        assert ideal <= 8 * len(payload) <= 1.01 * ideal
+        assert 8 * len(content) <= 1.03 * ideal or quality < 1  # 29 bytes are much for 100 images of 10 bytes
 
 
 def test_quality_moves_along_one_curve_to_the_models_own_limit(able: Codec, images: np.ndarray) -> None:

@@ -33,7 +33,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
         *(f"{split}_{kind}_plot.png" for split in SPLITS for kind in ("regression", "data_points")),
     ),
     "05_generation": ("generation.json", "samples.png", "class_samples.png", "interpolations.png", "neighbours.png"),
-    "06_compression": ("compression.json", "rate_distortion.png", "equal_bytes.png"),
+    "06_compression": ("codec.safetensors", "compression.json", "rate_distortion.png", "equal_bytes.png"),
     "07_latent_explorer": ("latent_directions.png",),
 }  # fmt: skip
 
