@@ -1,15 +1,13 @@
-"""Training trains, resumes bit for bit and stores only what it can read again; the codec round-trips."""
+"""Training trains, resumes bit for bit and stores only what it can read again."""
 
 import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import helpers
-from helpers.codec import Codec, fit_code_model
 from helpers.config import ROOT, Settings, UserError, profile_settings
 from helpers.data import Dataset, to_unit
 from helpers.evaluate import evaluate_linear, evaluate_model, linear_code
@@ -21,7 +19,6 @@ from helpers.runs import experiments
 from helpers.runs.benchmark import training_flop
 from helpers.runs.experiments import LOOP, loop_settings
 from helpers.runs.peer_models import LATENT, adopt
-from helpers.show.figures import pixels
 from helpers.storage import history_path, load_history, load_model, weights_path
 from helpers.training import fit, load_or_train, one_cycle, train, validate
 
@@ -258,7 +255,7 @@ def test_pca_explains_what_it_should(cifar10: Dataset, tmp_path: Path) -> None:
     assert torch.equal(again.components, code.components)
 
 
-# --- priors and codec -------------------------------------------------------------------------------------------
+# --- priors -----------------------------------------------------------------------------------------------------
 
 
 def test_a_fitted_mixture_gives_back_the_moments_of_its_codes() -> None:
@@ -281,48 +278,3 @@ def test_slerp_starts_and_ends_where_it_should_and_keeps_its_length() -> None:
     assert torch.allclose(path[0], a, atol=1e-4) and torch.allclose(path[-1], b, atol=1e-4)
     assert path[2].norm().item() == pytest.approx((a.norm() + b.norm()).item() / 2, rel=1e-4)
     assert torch.allclose(slerp(a, a, 3), a.expand(3, -1), atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def codec(trained: Path, photos: Dataset) -> Codec:
-    vae = helpers.load_vae(weights_path(trained, "vae"))
-    return Codec(vae, fit_code_model(vae, photos.train))
-
-
-@pytest.mark.parametrize("n", [0, 1, 7])
-def test_the_codec_gives_back_images_of_the_same_shape_every_time(codec: Codec, photos: Dataset, n: int) -> None:
-    images = pixels(photos.test.images[:n])
-    content = codec.compress(images)
-    decoded = codec.decompress(content)
-    assert decoded.shape == images.shape and decoded.dtype == np.uint8
-    assert np.array_equal(decoded, codec.decompress(content)) and content == codec.compress(images)
-
-
-def test_finer_steps_cost_bytes_and_approach_the_models_own_reconstruction(codec: Codec, photos: Dataset) -> None:
-    images = pixels(photos.test.images[:50])
-    sizes = [len(codec.compress(images, quality)) for quality in (0.3, 1.0, 30.0)]
-    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
-    with torch.no_grad():
-        limit = pixels(codec.model.decode(codec.model.code(to_unit(photos.test.images[:50]))))
-    fine = codec.decompress(codec.compress(images, 30.0))
-    assert np.abs(fine.astype(int) - limit.astype(int)).max() <= 3
-
-
-def test_no_damaged_file_gives_images(codec: Codec, photos: Dataset) -> None:
-    content = codec.compress(pixels(photos.test.images[:20]))
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        damaged = bytearray(content)
-        damaged[rng.integers(17, len(content))] ^= 1 << rng.integers(8)
-        with pytest.raises(UserError):
-            codec.decompress(bytes(damaged))
-    for length in range(len(content)):
-        with pytest.raises(UserError):
-            codec.decompress(content[:length])
-
-
-def test_wrong_images_are_refused(codec: Codec) -> None:
-    with pytest.raises(UserError, match="uint8"):
-        codec.compress(np.zeros((2, 16, 16, 3), np.uint8))
-    with pytest.raises(UserError, match="quality"):
-        codec.compress(np.zeros((2, 32, 32, 3), np.uint8), 0.0)

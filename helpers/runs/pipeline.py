@@ -48,7 +48,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
         *(f"{model}{kind}" for model in ("reference", "sharp") for kind in (".safetensors", "_history.json")),
         "flow.safetensors",
     ),
-    "06_compression": ("compression.json", "rate_distortion.png", "equal_bytes.png"),
+    "06_compression": ("codec.safetensors", "compression.json", "rate_distortion.png", "equal_bytes.png"),
     "07_latent_explorer": ("latent_directions.png",),
 }  # fmt: skip
 
