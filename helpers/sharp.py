@@ -7,7 +7,7 @@ of p(x|z): no likelihood and no PSNR of the VAE is ever measured on it, and the 
     python -m helpers.runs.train sharp        trains it on the stored VAE, stores weights and history
 
 Sources: Blau & Michaeli, The Perception-Distortion Tradeoff, CVPR 2018; Zhang et al., CVPR 2018 (LPIPS: distances
-between normalised features); Isola et al., CVPR 2017 (the patch critic); Miyato et al., ICLR 2018 (spectral norm).
+between normalised features); Isola et al., CVPR 2017 (the patch critic); Lim & Ye, Geometric GAN, 2017 (its hinge loss).
 """
 
 from functools import partial
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from .config import Settings
 from .data import Dataset, batches
@@ -33,7 +32,7 @@ class Critic(nn.Module):
         sizes = ((3, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 1), (4 * width, 1, 1))
         layers: list[nn.Module] = []
         for cin, cout, stride in sizes:
-            layers += [spectral_norm(nn.Conv2d(cin, cout, 2 + stride, stride, padding=1)), nn.LeakyReLU(0.2)]
+            layers += [nn.Conv2d(cin, cout, 2 + stride, stride, padding=1), nn.LeakyReLU(0.2)]
         self.net = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
