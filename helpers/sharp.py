@@ -7,7 +7,7 @@ of p(x|z): no likelihood and no PSNR of the VAE is ever measured on it, and the 
     python -m helpers.runs.train sharp        trains it on the stored VAE, stores weights and history
 
 Sources: Blau & Michaeli, The Perception-Distortion Tradeoff, CVPR 2018; Zhang et al., CVPR 2018 (LPIPS: distances
-between normalised features); Isola et al., CVPR 2017 (the patch critic); Lim & Ye, Geometric GAN, 2017 (its hinge loss).
+between normalised features); Isola et al., CVPR 2017 (the patch critic); Lim & Ye, 2017 (the hinge loss).
 """
 
 from functools import partial
