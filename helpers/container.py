@@ -103,8 +103,9 @@ def _read_file(path: Path) -> np.ndarray:
         if path.suffix != ".npy":
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 return np.asarray(image.convert("RGB"))[None]
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        with open(path, "rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is not a whole PNG, JPEG or .npy file"
         raise UserError(f"cannot read {path}: {reason}") from None
     array = array[None] if array.ndim == 3 else array

@@ -299,6 +299,8 @@ def inputs(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory, codec: 
     np.save(folder / "one.npy", images[0])
     np.save(folder / "float.npy", images[:5] / 255)
     np.save(folder / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.savez(folder / "archive.npz", images[:1])
+    (folder / "archive.npz").rename(folder / "archive.npy")
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
     (folder / "text.png").write_text("not an image")
     return folder
@@ -341,7 +343,8 @@ def test_tiled_images_make_the_round_trip(inputs: Path, weights: tuple[str, str]
     [
         (("large.png",), "large.png is 70x45, not 32x32: resize it .* --tile"), (("missing.png",), "No such file"),
         (("broken.png",), "broken.png: it is not a whole"), (("text.png",), "it is not a whole PNG, JPEG or .npy"),
-        (("float.npy",), "float64"), (("objects.npy",), "objects.npy"), (("a.png", "large.png", "--tile"), "one size"),
+        (("float.npy",), "float64"), (("objects.npy",), "objects.npy"),
+        (("archive.npy",), "archive.npy: it"), (("a.png", "large.png", "--tile"), "one size"),
         (("a.png", "--quality", "0"), "quality=0.0"), ((".",), "Is a directory"),
         (("a.png", "--weights", "missing.safetensors"), "missing.safetensors does not exist"),
     ],
