@@ -69,10 +69,15 @@ class ReferenceClassifier(nn.Module):
 def judge(classifier: ReferenceClassifier, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
     """Features (n, 256) and predicted classes (n,) of uint8 images (n, 3, 32, 32), on the CPU.
 
-    Samples come as bytes too: a judge must not tell real from made by the rounding of their pixels.
+    The features of an image and of its mirror image are averaged: which way it looks is no quality. Samples come as
+    bytes too: a judge must not tell real from made by the rounding of their pixels.
     """
     device = next(classifier.parameters()).device
-    features = torch.cat([classifier.features(to_unit(part, device)) for part in images.split(batch_size)])
+    found = []
+    for part in images.split(batch_size):
+        x = to_unit(part, device)
+        found.append((classifier.features(x) + classifier.features(x.flip(3))) / 2)
+    features = torch.cat(found)
     return features.cpu(), classifier.head(features).argmax(1).cpu()
 
 
