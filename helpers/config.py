@@ -133,7 +133,7 @@ OF_MODEL: dict[str, dict[str, Any]] = {
         "width": 48, "epochs": 12, "muon_rate": 5.0, "class_weight": 1.0, "code_weight": 0.0, "label_smoothing": 0.2,
         "translate": 2, "cutout": 8, "seed": 1,
     },
-    "sharp": {"epochs": 4, "lr": 5e-4, "pixel_weight": 1.0, "feature_weight": 1.0, "critic_weight": 0.5},
+    "sharp": {"epochs": 4, "lr": 3e-4, "pixel_weight": 1.0, "feature_weight": 1.0, "critic_weight": 0.5},
 }  # fmt: skip
 PHOTOS = {"width": 16, "epochs": 12, "batch_size": 128, "translate": 0}
 

@@ -73,9 +73,11 @@ class SharpTrainer(Trainer):
         super().__init__(Game(decoder, settings.width), data, settings)
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
+        # The critic learns faster, or the decoder, which answers its every step, leaves it nothing to see.
+        parts = {self.model.decoder: 1, self.model.critic: 4}
         return [
-            torch.optim.AdamW([{"params": list(part.parameters()), "rate": 1}], betas=(0.5, 0.99), weight_decay=0.0)
-            for part in (self.model.decoder, self.model.critic)
+            torch.optim.AdamW([{"params": list(p.parameters()), "rate": rate}], betas=(0.5, 0.99), weight_decay=0.0)
+            for p, rate in parts.items()
         ]
 
     def _losses(self, x: Tensor, noise: Tensor) -> tuple[Losses, Tensor]:
