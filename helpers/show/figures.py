@@ -321,7 +321,7 @@ def rate_per_latent_plot(kl: np.ndarray) -> Figure:
 
 def rate_distortion_plot(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
     """PSNR (pooled, dB) against bytes per image, one labelled line per codec; long lines (theory) have no markers."""
-    figure, axis = plt.subplots(figsize=(7.5, 4))
+    figure, axis = plt.subplots(figsize=(9.5, 4))
     for (label, (size, quality)), marker in zip(curves.items(), "osD^v*", strict=False):
         style = {"color": "0.4", "ls": "--"} if len(size) > 15 else {"marker": marker, "ms": 5}
         axis.semilogx(size, quality, label=label, **style)
@@ -330,5 +330,5 @@ def rate_distortion_plot(curves: dict[str, tuple[Sequence[float], Sequence[float
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
     axis.set(xlabel="bytes per image", ylabel="PSNR on test, pooled (dB)")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
