@@ -8,6 +8,7 @@ import torch
 from helpers.config import UserError, profile_settings
 from helpers.data import Dataset
 from helpers.flow import Flow, fit_flow, load_or_fit_flow, sample_flow
+from helpers.measure.inception import inception_scores
 from helpers.measure.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
 from helpers.models import build_model
 from helpers.priors import gaussian_pixels
@@ -84,6 +85,16 @@ def test_copies_are_noticed_and_fresh_samples_are_not() -> None:
     assert copying_statistic(train, test, copies, cells=5) < -10
     assert abs(copying_statistic(train, test, normal(1000, 8, 3), cells=5)) < 3
     assert copying_statistic(train, test, normal(1000, 8, 3, scale=2.0), cells=5) > 3
+
+
+def test_without_inception_there_is_one_clear_line_and_no_fid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchmetrics.image.fid.FrechetInceptionDistance.__init__", no_network)
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(UserError, match="no FID.*inception.*no network"):
+        inception_scores(images, images)
 
 
 # --- the judge --------------------------------------------------------------------------------------------------
