@@ -44,7 +44,8 @@ PROMISED: dict[str, tuple[str, ...]] = {
     ),
     "05_generation": (
         "generation.json",
-        *(f"{name}.png" for name in ("samples", "sharp", "scores", "class_samples", "interpolations", "neighbours")),
+        *(f"{name}.png" for name in ("samples", "sharp", "scores", "class_samples", "interpolations")),
+        *(f"{name}.png" for name in ("arithmetic", "temperatures", "neighbours")),
         *(f"{model}{kind}" for model in ("reference", "sharp") for kind in (".safetensors", "_history.json")),
         "flow.safetensors",
     ),
