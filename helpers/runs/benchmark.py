@@ -5,7 +5,7 @@
 *Plain* is what a tutorial does: eager mode, NCHW, a DataLoader over torchvision's CIFAR10 with ToTensor and flips.
 *pythae* is that library's trainer on our networks (extra `peers`; left out where it is not installed); it does less: no
 augmentation, no classifier terms, so no gradient for the classifier path. *Ours* is `helpers.training.Trainer` as
-`make train` uses it. They alternate, so that a busy machine hurts all, and each timing has a process of its own, so that
+`make train` uses it. They alternate, so that a busy machine hurts all; each timing has a process of its own, so that
 none profits from another's memory settings; medians are compared. The share of the peak is the arithmetic of the
 network against the fastest 3x3 convolution here.
 """
