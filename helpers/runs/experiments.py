@@ -21,7 +21,7 @@ from ..models import build_model
 from ..runtime import environment
 from ..training import fit
 
-# The same number of images for every run: about six minutes at the base's width on two cores.
+# The same number of images for every run, meant for about six minutes at the base's width on two cores.
 BUDGET: dict[str, Any] = {"n_train": 22500, "epochs": 5}
 BASE = "sigma learned"
 NOISE = "how large is the noise?"
