@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+TESTABLE := .venv/.testable
 
 .DEFAULT_GOAL := help
 .PHONY: help report train smoke lab test clean
@@ -10,13 +11,13 @@ help:             ## list the jobs
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 report: $(READY)  ## run all notebooks and render the report; stored weights are used when they fit
 	$(BIN)/python -m helpers.runs.pipeline
-train: $(READY)   ## the same, training every model from nothing (about two hours on 2 cores)
+train: $(READY)   ## the same, training every model from nothing (about three hours on 2 cores)
 	$(BIN)/python -m helpers.runs.pipeline --train
 smoke: $(READY)   ## everything from nothing with tiny settings, into a temporary folder
 	$(BIN)/python -m helpers.runs.pipeline --profile smoke --out "$$(mktemp -d)/smoke"
-lab: $(READY)     ## JupyterLab at the repository root
-	$(BIN)/python -m jupyterlab
-test: $(READY)    ## lint, then every test
+lab: $(READY)     ## JupyterLab at the repository root, for this machine only; the address with its token is printed
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1
+test: $(TESTABLE) ## lint, then every test
 	$(BIN)/python -m ruff check . && $(BIN)/python -m pytest
 clean:            ## remove the environment and everything that git ignores, except data/
 	git clean -fdXq -e '!data/' -e '!data/**'
@@ -24,4 +25,7 @@ clean:            ## remove the environment and everything that git ignores, exc
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+$(TESTABLE): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
