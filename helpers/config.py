@@ -7,7 +7,9 @@ settings are the same run, and a file that carries other settings is not what wa
 import contextlib
 import dataclasses
 import difflib
+import errno
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 EXERCISE = "exercise_03"
-DATASETS = ("cifar10", "photos")
+DATASETS = ("cifar10", "cifar100", "svhn", "photos")
+PLACES = ("folder:", "array:")  # data sets that are not known by name but by where they are; see folders.py
 MODELS = ("vae", "autoencoder", "reference", "sharp")
 PROFILES = ("full", "smoke")
 # The distance between two 8-bit levels when pixels are scaled to [0, 1].
@@ -38,6 +41,13 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
+def check_dataset(name: str) -> None:
+    """Raises UserError when `name` is neither a known data set nor one of the forms of PLACES."""
+    if name not in DATASETS and not (name.startswith(PLACES) and name.partition(":")[2]):
+        known = ", ".join((*DATASETS, *(f"{place}PATH" for place in PLACES)))
+        raise UserError(f"unknown data set {name!r}; there are: {known}.{nearest(name, DATASETS)}")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the weights of a training run (device and thread count apart)."""
@@ -48,19 +58,20 @@ class Settings:
     n_eval: int = 0  # images used of validation and of test; 0 = all
     latent_dim: int = 128
     width: int = 32  # channels at 16x16; deeper stages are multiples of it
-    epochs: int = 15
-    batch_size: int = 256
+    epochs: int = 30
+    batch_size: int = 256  # images of a step, over all processes
+    accumulate: int = 1  # parts in which a process computes its share of a batch; batch norm sees a part
     lr: float = 2e-3  # peak of the one-cycle schedule
-    muon_rate: float = 0.0  # the learning rate of Muon, for inner layers, in units of lr; 0 = AdamW for all
-    weight_decay: float = 0.01
+    muon_rate: float = 1.0  # the learning rate of Muon, for inner layers, in units of lr; 0 = AdamW for all
+    weight_decay: float = 0.1
     beta: float = 1.0  # weight of the rate in the objective; 1 is the ELBO
     warmup_epochs: float = 1.0  # the weight of the rate rises linearly from 0 over these
     sigma: float = 0.0  # decoder standard deviation in pixel units; 0 = learned
     sigma_rate: float = 20.0  # the learning rate of log sigma, in units of lr: one number with a long way to go
     class_weight: float = 100.0  # nats of objective per nat of cross-entropy, head on the features
-    code_weight: float = 20.0  # the same for the head on the posterior mean
+    code_weight: float = 100.0  # the same for the head on the posterior mean
     label_smoothing: float = 0.1
-    translate: int = 2  # pixels of random shift during training
+    translate: int = 3  # pixels of random shift during training
     flip: bool = True  # random left-right mirror during training
     cutout: int = 0  # side of the grey square that hides a part of every training image; 0 = none
     pixel_weight: float = 0.0  # the three parts of the sharp decoder's loss; other models do not have them
@@ -71,15 +82,15 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             self._check_type(field)
-        for name, known in (("model", MODELS), ("dataset", DATASETS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(f"{name}={value!r} is not one of {', '.join(known)}.{nearest(value, known)}")
+        check_dataset(self.dataset)
+        if self.model not in MODELS:
+            raise UserError(f"model={self.model!r} is not one of {', '.join(MODELS)}.{nearest(self.model, MODELS)}")
         at_least = {
             "latent_dim": 1,
             "width": 8,
             "epochs": 1,
             "batch_size": 2,
+            "accumulate": 1,
             "n_train": 0,
             "n_eval": 0,
             "translate": 0,
@@ -88,6 +99,8 @@ class Settings:
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)} is too small; the least is {least}")
+        if self.accumulate > 1 and self.model == "sharp":
+            raise UserError("accumulate must be 1 for the sharp decoder: its critic judges whole batches")
         if self.width % 8:
             raise UserError(f"width={self.width} is not a multiple of 8")
         weights = ("class_weight", "code_weight", "pixel_weight", "feature_weight", "critic_weight")
@@ -130,10 +143,11 @@ SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size":
 OF_MODEL: dict[str, dict[str, Any]] = {
     # The judge of samples: another seed and another network than what it judges; only its logits are trained.
     "reference": {
-        "width": 48, "epochs": 12, "muon_rate": 5.0, "class_weight": 1.0, "code_weight": 0.0, "label_smoothing": 0.2,
-        "translate": 2, "cutout": 8, "seed": 1,
+        "width": 48, "epochs": 12, "muon_rate": 5.0, "weight_decay": 0.01, "class_weight": 1.0, "code_weight": 0.0,
+        "label_smoothing": 0.2, "translate": 2, "cutout": 8, "seed": 1,
     },
-    "sharp": {"epochs": 4, "lr": 3e-4, "pixel_weight": 1.0, "feature_weight": 1.0, "critic_weight": 0.5},
+    "autoencoder": {"epochs": 8},
+    "sharp": {"epochs": 6, "lr": 3e-4, "pixel_weight": 1.0, "feature_weight": 1.0, "critic_weight": 0.5},
 }  # fmt: skip
 PHOTOS = {"width": 16, "epochs": 12, "batch_size": 128, "translate": 0}
 
@@ -163,17 +177,48 @@ def out_dir(settings: Settings, out: str = "") -> Path:
     """
     given = out or os.environ.get("VAE_OUTS", "")
     if given:
-        return Path(given).resolve()
+        return results_folder(Path(given))
     published = profile_settings("full", settings.model, settings.dataset)
     if settings != published:
         return ROOT / "outs" / "scratch"
-    return ROOT / "outs" / (EXERCISE if settings.dataset == "cifar10" else settings.dataset)
+    return home(settings.dataset)
+
+
+def home(dataset: str) -> Path:
+    """The published folder of a data set; a path in its name becomes one plain word."""
+    word = re.sub(r"\W+", "-", dataset).strip("-")
+    return ROOT / "outs" / (EXERCISE if dataset == "cifar10" else word)
+
+
+def results_folder(path: Path) -> Path:
+    """`path` in full. Raises UserError when results there would lie among the sources, as `--out .` would have it."""
+    try:
+        folder = path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path!s:.80} is no name of a folder ({error})") from None
+    if ROOT.is_relative_to(folder) or (folder.is_relative_to(ROOT) and not folder.is_relative_to(ROOT / "outs")):
+        raise UserError(f"results cannot go to {folder}: inside the repository, name a folder below {ROOT / 'outs'}")
+    return folder
+
+
+HINTS = {
+    errno.ENOSPC: "free some space or choose another folder, then run the same again",
+    errno.EDQUOT: "free some of your quota or choose another folder, then run the same again",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "change its permissions or choose another folder",
+}
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The one line for a place that cannot be written, with what to do."""
+    hint = HINTS.get(error.errno or 0, "")
+    return UserError(f"cannot write {path}: {error.strerror or error}" + (f"; {hint}" if hint else ""))
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file so that it appears whole or not at all: a temporary name beside it, then a rename.
 
-    Raises UserError (one line) when the place cannot be written or the disk is full.
+    Raises UserError (one line) when the place cannot be written or the disk is full; what was there stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -184,6 +229,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:  # also when a signal ends the writing: a rename has left nothing here
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None

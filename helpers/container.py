@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .config import UserError
+from .config import UserError, cannot_write
 
 SIZE = 32  # height and width of what the network sees
 MAGIC, VERSION = b"VAEC", 2
@@ -105,7 +105,7 @@ def _read_file(path: Path) -> np.ndarray:
                 return np.asarray(image.convert("RGB"))[None]
         with open(path, "rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever a damaged file makes of them
         reason = getattr(error, "strerror", None) or "it is not a whole PNG, JPEG or .npy file"
         raise UserError(f"cannot read {path}: {reason}") from None
     array = array[None] if array.ndim == 3 else array
@@ -129,7 +129,7 @@ def write_images(images: np.ndarray, folder: Path) -> None:
             folder.rmdir()
         os.replace(partial, folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from None
+        raise cannot_write(folder, error) from None
     finally:
         if partial:
             shutil.rmtree(partial, ignore_errors=True)
