@@ -1,19 +1,21 @@
-"""CIFAR-10 (or the embedded photos) as uint8 tensors, one fixed split, one scaling, one way to batch.
+"""A data set as uint8 tensors, one fixed split, one scaling, one way to batch.
 
-The whole data set is kept in memory as bytes, 3,072 an image; augmentation is tensor code on batches.
+CIFAR-10, CIFAR-100 and SVHN by name, the embedded photos, or images of yours (see folders.py). The whole data set is
+kept in memory as bytes, 3,072 an image, or mapped from a file; augmentation is tensor code on batches.
 """
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import DATASETS, ROOT, UserError, nearest
+from .config import HINTS, ROOT, UserError, cannot_write, check_dataset
 
 SPLIT_SEED = 2026  # part of the definition of the data, so no run's seed changes it
 VALIDATION_FRACTION = 0.1
@@ -61,6 +63,20 @@ class Dataset:
         return Dataset(self.name, self.class_names, *parts, self.notice)
 
 
+class Share(NamedTuple):
+    """Which images of every batch a process handles: every `world`-th, from number `rank` on."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, n: int) -> slice:
+        """This process's places in a batch of n; a batch with fewer images than processes is for all of them."""
+        return slice(self.rank, None, self.world) if n >= self.world else slice(None)
+
+
+ALONE = Share()
+
+
 def to_unit(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """uint8 0..255 -> float32 in [0, 1]. The only scaling in the project."""
     return images.to(device).float() / 255
@@ -90,36 +106,51 @@ def batches(
     *,
     order: torch.Generator | None = None,
     device: torch.device | str = "cpu",
+    share: Share = ALONE,
+    start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (x float (b, 3, 32, 32) in [0, 1], labels (b,)); shuffled by `order` when it is given.
 
-    No image is dropped: the last batch may be short, so weight means over batches by b.
+    No image is dropped: the last batch may be short, so weight means over batches by b. The order is that of the whole
+    batches, whatever the `share`; `start` batches are passed over.
     """
     n = len(split)
     index = torch.arange(n) if order is None else torch.randperm(n, generator=order)
-    for chosen in index.split(batch_size):
+    for whole in index.split(batch_size)[start:]:
+        chosen = whole[share.of(len(whole))]
         yield to_unit(split.images[chosen], device), split.labels[chosen].to(device)
 
 
-def augment(x: Tensor, generator: torch.Generator, *, translate: int = 2, flip: bool = True, cutout: int = 0) -> Tensor:
+def augment(
+    x: Tensor,
+    generator: torch.Generator,
+    *,
+    translate: int = 2,
+    flip: bool = True,
+    cutout: int = 0,
+    drawn: int = 0,
+    share: Share = ALONE,
+) -> Tensor:
     """Mirror half of the images, shift each by up to `translate` pixels (reflected edges), hide a square of each.
 
     x (n, 3, h, w) -> the same shape. One draw per image; `generator` lives on the CPU. The hidden square has a side of
-    `cutout` pixels, lies wholly inside and is grey [DeVries & Taylor 2017].
+    `cutout` pixels, lies wholly inside and is grey [DeVries & Taylor 2017]. When x is one process's `share` of a batch,
+    draws are made for all `drawn` images of the batch, so that every process goes on with the same generator.
     """
     n, _, height, width = x.shape
+    drawn, mine = drawn or n, share.of(drawn or n)
     if flip:
-        mirrored = torch.rand(n, generator=generator) < 0.5
+        mirrored = (torch.rand(drawn, generator=generator) < 0.5)[mine]
         x = torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
     if translate:
-        dy, dx = torch.randint(0, 2 * translate + 1, (2, n, 1), generator=generator).to(x.device)
+        dy, dx = torch.randint(0, 2 * translate + 1, (2, drawn, 1), generator=generator)[:, mine].to(x.device)
         rows = (dy + torch.arange(height, device=x.device))[:, :, None]
         columns = (dx + torch.arange(width, device=x.device))[:, None, :]
         image = torch.arange(n, device=x.device)[:, None, None]
         padded = F.pad(x, (translate,) * 4, mode="reflect").permute(0, 2, 3, 1)
         x = padded[image, rows, columns].permute(0, 3, 1, 2)
     if cutout:
-        top, left = torch.randint(0, height - cutout + 1, (2, n, 1), generator=generator).to(x.device)
+        top, left = torch.randint(0, height - cutout + 1, (2, drawn, 1), generator=generator)[:, mine].to(x.device)
         rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
         hidden = ((rows >= top) & (rows < top + cutout))[:, None, :, None]
         hidden = hidden & ((columns >= left) & (columns < left + cutout))[:, None, None, :]
@@ -128,78 +159,123 @@ def augment(x: Tensor, generator: torch.Generator, *, translate: int = 2, flip: 
 
 
 def load_data(name: str = "auto", root: str | Path | None = None) -> Dataset:
-    """The data set by name: "cifar10", "photos", or "auto" (CIFAR-10 where it can be had, else photos).
+    """The data set by name: "cifar10", "cifar100", "svhn", "photos", "folder:PATH", "array:PATH", or "auto".
 
-    `$DATASET` stands in for "auto". CIFAR-10 is looked for in `root` or `$CIFAR10_ROOT`, then in data/, then
-    downloaded into data/. Raises UserError on an unknown name, corrupt files or a missing explicit copy.
+    "auto" is `$DATASET`, or else CIFAR-10 where it can be had, or else photos. The first three are looked for in `root`
+    or `$CIFAR10_ROOT`, then in data/, then downloaded into data/. Raises UserError on an unknown name, corrupt files or
+    a missing explicit copy.
     """
+    from .folders import load_arrays, load_folder
+
     name = os.environ.get("DATASET", "") or "auto" if name == "auto" else name
-    if name not in (*DATASETS, "auto"):
-        raise UserError(f"unknown data set {name!r}; there are: {', '.join(DATASETS)}.{nearest(name, DATASETS)}")
+    kind, _, place = name.partition(":")
+    if name != "auto":
+        check_dataset(name)
     if name == "photos":
         return load_photos("asked for by name")
+    if place:
+        return {"folder": load_folder, "array": load_arrays}[kind](place)
     try:
-        return load_cifar10(root)
+        return load_official("cifar10" if name == "auto" else name, root)
     except ConnectionError as error:
-        if name == "cifar10":
+        if name != "auto":
             raise UserError(f"{error}. Put a copy in data/, set CIFAR10_ROOT, or use DATASET=photos") from None
         return load_photos(str(error))
 
 
 def load_cifar10(root: str | Path | None = None) -> Dataset:
-    """The original CIFAR-10 [Krizhevsky 2009], md5-checked by torchvision, split 45,000 / 5,000 / 10,000.
+    """The original CIFAR-10, split 45,000 / 5,000 / 10,000; see `load_official`."""
+    return load_official("cifar10", root)
+
+
+class Official(NamedTuple):
+    """How torchvision knows a data set."""
+
+    kind: Any  # its class
+    title: str
+    files: dict[str, str]  # paths below the root and their md5 sums
+    parts: tuple[dict[str, Any], dict[str, Any]]  # arguments that ask for the training and for the test images
+
+
+def official(name: str) -> Official:
+    """CIFAR-10, CIFAR-100 [Krizhevsky 2009] or SVHN, cropped digits [Netzer et al. 2011]."""
+    from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+
+    if name == "svhn":
+        files = {SVHN.split_list[split][1]: SVHN.split_list[split][2] for split in ("train", "test")}
+        return Official(SVHN, "SVHN", files, ({"split": "train"}, {"split": "test"}))
+    kind, title = (CIFAR10, "CIFAR-10") if name == "cifar10" else (CIFAR100, "CIFAR-100")
+    known = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
+    files = {f"{kind.base_folder}/{file}": md5 for file, md5 in known}
+    return Official(kind, title, files, ({"train": True}, {"train": False}))
+
+
+def load_official(name: str, root: str | Path | None = None) -> Dataset:
+    """CIFAR-10, CIFAR-100 or SVHN, md5-checked; a stratified tenth of the training images is for validation.
 
     Raises UserError when a file is corrupt, ConnectionError when there is neither a copy nor a network.
     """
-    from torchvision.datasets import CIFAR10
-
-    folder = find_cifar10(root)
-    official = CIFAR10(folder, train=True), CIFAR10(folder, train=False)
-    train, test = (_as_split(part.data, part.targets) for part in official)
+    about, folder = official(name), find_official(name, root)
+    fitted, held_out = (about.kind(folder, **part) for part in about.parts)
+    labelled = "labels" if name == "svhn" else "targets"
+    train, test = (_as_split(part.data, getattr(part, labelled)) for part in (fitted, held_out))
     fitting, validation = stratified_split(train.labels)
-    names = tuple(official[0].classes)
-    return Dataset("cifar10", names, train.take(fitting), train.take(validation), test)
+    names = getattr(fitted, "classes", None) or [str(label) for label in train.labels.unique().tolist()]
+    return Dataset(name, tuple(names), train.take(fitting), train.take(validation), test)
 
 
-def _as_split(images: np.ndarray, labels: list[int]) -> Split:
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return Split(tensor, torch.tensor(labels))
+def _as_split(images: np.ndarray, labels: list[int] | np.ndarray) -> Split:
+    """uint8 images (n, 32, 32, 3), or (n, 3, 32, 32) as SVHN has them, and labels (n,)."""
+    tensor = torch.from_numpy(images)
+    tensor = tensor if tensor.shape[1] == 3 else tensor.permute(0, 3, 1, 2).contiguous()
+    return Split(tensor, torch.as_tensor(labels, dtype=torch.int64))
 
 
 def find_cifar10(root: str | Path | None = None) -> Path:
-    """The folder that holds an intact cifar-10-batches-py; downloads into data/ when there is none.
+    """The folder that holds an intact cifar-10-batches-py; see `find_official`."""
+    return find_official("cifar10", root)
+
+
+def find_official(name: str, root: str | Path | None = None) -> Path:
+    """The folder that holds intact files of a data set; downloads into data/ when there is none.
 
     A relative `$CIFAR10_ROOT` counts from the repository root: notebooks run in a folder of their own.
     """
-    from torchvision.datasets import CIFAR10
-
+    about = official(name)
+    first = next(iter(about.files)).split("/")[0]  # the folder of CIFAR, a file of SVHN
     given = root or os.environ.get("CIFAR10_ROOT")
     for place in (ROOT / given if given else None, ROOT / "data"):
-        if place and (place / CIFAR10.base_folder).is_dir():
-            check_md5(place)
+        if place and (place / first).exists():
+            check_md5(place, about)
             return place
-    if given:
-        raise UserError(f"no folder {CIFAR10.base_folder} in {given}; set CIFAR10_ROOT to the folder that holds it")
+    if given and name == "cifar10":
+        raise UserError(f"no folder {first} in {given}; set CIFAR10_ROOT to the folder that holds it")
     try:
-        CIFAR10(ROOT / "data", download=True)
+        for part in about.parts:
+            about.kind(ROOT / "data", download=True, **part)
     except (OSError, RuntimeError) as error:
-        (ROOT / "data" / CIFAR10.filename).unlink(missing_ok=True)
+        if archive := getattr(about.kind, "filename", None):
+            (ROOT / "data" / archive).unlink(missing_ok=True)
+        if getattr(error, "errno", None) in HINTS:  # a full disk is no missing network: photos would hide it
+            raise cannot_write(ROOT / "data", error) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConnectionError(f"CIFAR-10 is not in data/ and could not be downloaded ({reason})") from None
+        raise ConnectionError(f"{about.title} is not in data/ and could not be downloaded ({reason})") from None
     return ROOT / "data"
 
 
-def check_md5(root: Path) -> None:
+def check_md5(root: Path, about: Official) -> None:
     """Compare every file of the copy with torchvision's md5 sums. Raises UserError naming the first bad one."""
-    from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    known = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
-    for name, md5 in known:
-        path = root / CIFAR10.base_folder / name
-        if not check_integrity(str(path), md5):
+    for name, md5 in about.files.items():
+        path = root / name
+        try:
+            whole = check_integrity(str(path), md5)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        if not whole:
             state = "is corrupt (its md5 is wrong)" if path.is_file() else "is missing"
-            raise UserError(f"{path} {state}; delete the folder and download CIFAR-10 again")
+            raise UserError(f"{path} {state}; delete it and what lies beside it, and download {about.title} again")
 
 
 # --- the embedded fallback -------------------------------------------------------------------------------------
@@ -244,7 +320,10 @@ def _read_photo(name: str) -> np.ndarray:
     path = _photo_path(name)
     if not path.is_file():
         raise UserError(f"the photo {name} is not inside the installed wheels; reinstall scikit-image and scikit-learn")
-    picture = Image.open(path).convert("RGB")
+    try:
+        picture = Image.open(path).convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        raise UserError(f"{path} is damaged; reinstall scikit-image and scikit-learn") from None
     return np.asarray(picture.resize((round(picture.width * PHOTO_HEIGHT / picture.height), PHOTO_HEIGHT)))
 
 
