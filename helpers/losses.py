@@ -89,7 +89,7 @@ def loss_terms(
     entropies = [
         nothing
         if logits is None
-        else F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        else F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
         for logits in (output.logits, output.code_logits)
     ]
     return Terms(Elbo(distortion, rate), *entropies, output.logits, output.code_logits)

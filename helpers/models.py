@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from .config import Settings
 
+# Where a posterior's log-variance may lie. Trained codes stay well inside (about -9 to 0.5); one wild step of an
+# early epoch does not, and exp() of it would end the run.
+LOGVAR_RANGE = (-14.0, 6.0)
+
 
 class Posterior(NamedTuple):
     """q(z|x), one diagonal Gaussian per image; both fields are (n, d)."""
@@ -60,7 +64,7 @@ def normed(cin: int, cout: int, *, pool: bool = False) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """x -> (h (n, outputs) for the code, features (n, 4w) for the classifier).
+    """x -> (h (n, outputs) for the code, features (n, 8w) for the classifier).
 
     Two paths leave one stem. *What*: a small max-pooled classifier. *Where*: strided convolutions that keep the
     detail that pooling throws away. The code reads both; the pixels' gradient does not reach the *what* path,
@@ -76,25 +80,27 @@ class Encoder(nn.Module):
             normed(w, w),
         )
         self.what = nn.Sequential(
-            normed(w, 2 * w, pool=True),  # (n, 2w, 8, 8)
-            normed(2 * w, 2 * w),
-            normed(2 * w, 4 * w, pool=True),  # (n, 4w, 4, 4)
+            normed(w, 2 * w),  # (n, 2w, 16, 16)
+            normed(2 * w, 4 * w, pool=True),  # (n, 4w, 8, 8)
             normed(4 * w, 4 * w),
+            normed(4 * w, 8 * w, pool=True),  # (n, 8w, 4, 4)
+            normed(8 * w, 8 * w),
         )
-        self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())  # (n, 4w)
+        self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())  # (n, 8w)
         self.where = nn.Sequential(
             nn.Conv2d(w, 2 * w, 4, stride=2, padding=1),  # (n, 2w, 8, 8)
             Residual(2 * w),
             nn.GELU(),
             nn.Conv2d(2 * w, 4 * w, 4, stride=2, padding=1),  # (n, 4w, 4, 4)
             Residual(4 * w),
+            Residual(4 * w),
             nn.GELU(),
             nn.Flatten(),  # (n, 64w)
         )
-        self.to_code = nn.Linear(64 * w + 4 * w, outputs)
+        self.to_code = nn.Linear(64 * w + 8 * w, outputs)
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """The feature maps of the stem and of the four stages of *what*, from 16x16 down to 4x4."""
+        """The feature maps of the stem and of the five stages of *what*, from 16x16 down to 4x4."""
         maps = [self.stem(x)]
         for stage in self.what:
             maps.append(stage(maps[-1]))
@@ -119,14 +125,17 @@ class Decoder(nn.Module):
             nn.Linear(latent_dim, 64 * w),
             nn.Unflatten(1, (4 * w, 4, 4)),  # (n, 4w, 4, 4)
             Residual(4 * w),
+            Residual(4 * w),
             nn.GELU(),
             nn.ConvTranspose2d(4 * w, 2 * w, 4, stride=2, padding=1),  # (n, 2w, 8, 8); stride divides kernel:
             Residual(2 * w),  # no checkerboard
+            Residual(2 * w),
             nn.GELU(),
             nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1),  # (n, w, 16, 16)
             Residual(w),
             nn.GELU(),
-            nn.ConvTranspose2d(w, 3, 4, stride=2, padding=1),  # (n, 3, 32, 32)
+            nn.Conv2d(w, 12, 3, padding=1),  # a 2x2 block of pixels at every place
+            nn.PixelShuffle(2),  # (n, 3, 32, 32)
             nn.Sigmoid(),  # pixels lie in [0, 1], and so does the mean
         )
 
@@ -145,7 +154,7 @@ class Autoencoder(nn.Module):
         self.latent_dim = d
         self.encoder = Encoder(self.outputs_per_latent * d, w)
         self.decoder = Decoder(d, w)
-        self.head = nn.Linear(4 * w, n_classes)  # reads the encoder's features
+        self.head = nn.Linear(8 * w, n_classes)  # reads the encoder's features
         self.code_head = nn.Linear(d, n_classes)  # reads the code alone
         fixed = settings.sigma > 0
         self.log_sigma = nn.Parameter(torch.tensor(math.log(settings.sigma or 0.3)), requires_grad=not fixed)
@@ -203,8 +212,8 @@ class VAE(Autoencoder):
     @staticmethod
     def split(h: Tensor) -> Posterior:
         """The encoder's output (n, 2d) as a posterior."""
-        mu, logvar = h.chunk(2, dim=1)
-        return Posterior(mu, logvar)
+        mu, logvar = h.float().chunk(2, dim=1)  # also under autocast: sums of exp() need 32 bits
+        return Posterior(mu, logvar.clamp(*LOGVAR_RANGE))
 
 
 def build_model(settings: Settings, n_classes: int) -> nn.Module:
