@@ -51,7 +51,7 @@ def feature_distance(stages: list[Tensor], others: list[Tensor]) -> Tensor:
     """Squared distance between unit-length feature vectors, mean over places, summed over stages, (n,)."""
     total = torch.zeros(len(stages[0]), device=stages[0].device)
     for a, b in zip(stages, others, strict=True):
-        difference = nn.functional.normalize(a, dim=1) - nn.functional.normalize(b, dim=1)
+        difference = nn.functional.normalize(a.float(), dim=1) - nn.functional.normalize(b.float(), dim=1)
         total = total + difference.square().sum(1).mean((1, 2))
     return total
 
@@ -82,35 +82,45 @@ class SharpTrainer(Trainer):
 
     def _losses(self, x: Tensor, noise: Tensor) -> tuple[Losses, Tensor]:
         """The parts of the loss on real images x, and what the decoder made of their codes."""
-        with torch.no_grad():
-            truth = self.vae.encoder.stages(x)
-            z = self.vae.split(self.vae.encoder.outputs(truth)[0]).sample(noise)
-        made = self.model.decoder(z)
-        feature = feature_distance(self.vae.encoder.stages(made), truth)
-        opinion = self.model.critic(made).mean((1, 2, 3))
+        with self.runtime.autocast():
+            with torch.no_grad():
+                truth = self.vae.encoder.stages(x)
+                z = self.vae.split(self.vae.encoder.outputs(truth)[0]).sample(noise)
+            made = self.model.decoder(z).float()
+            feature = feature_distance(self.vae.encoder.stages(made), truth)
+            opinion = self.model.critic(made).float().mean((1, 2, 3))
         return Losses((made - x).abs().mean((1, 2, 3)), feature, -opinion), made
 
     def _step(self, x: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
         generator, critic = self.optimisers
         losses, made = self._losses(x, self._noise(len(x)))
-        self._update((made * self._direction(losses, made)).sum(), [generator], step)
-        # The hinge loss: only patches that are not yet judged with a margin of 1 teach the critic.
-        real, fake = self.model.critic(x), self.model.critic(made.detach())
-        hinge = (1 - real).relu().mean((1, 2, 3)) + (1 + fake).relu().mean((1, 2, 3))
+        hinge = self._hinge(x, made.detach())
+        direction = self._direction(losses, made, skill=1 - hinge.mean().item() / 2)
+        self._update((made * direction).sum(), [generator], step, losses._asdict())
         self._update(hinge.mean(), [critic], step)
         return {name: value.detach() for name, value in losses._asdict().items()} | {"hinge": hinge}
 
-    def _direction(self, losses: Losses, made: Tensor) -> Tensor:
-        """The gradient at the pixels, with the critic's part as long as `critic_weight` times the rest of it.
+    def _hinge(self, real: Tensor, made: Tensor) -> Tensor:
+        """The critic's loss, (n,): only patches that are not yet judged with a margin of 1 teach it.
+
+        2 is what a critic pays that cannot tell real from made, 0 what one pays that always can.
+        """
+        with self.runtime.autocast():
+            opinions = self.model.critic(real).float(), self.model.critic(made).float()
+        return (1 - opinions[0]).relu().mean((1, 2, 3)) + (1 + opinions[1]).relu().mean((1, 2, 3))
+
+    def _direction(self, losses: Losses, made: Tensor, skill: float) -> Tensor:
+        """The gradient at the pixels; the critic's part is `critic_weight * skill` times as long as the rest of it.
 
         A fixed weight would mean something else in every phase: the critic's opinion has no unit [Esser et al.,
-        CVPR 2021, eq. 7, balances it in the same way at the last layer].
+        CVPR 2021, eq. 7, balances it in the same way at the last layer]. The skill is 0 for a critic that knows
+        nothing: followed at full strength however little it knew, it never learned.
         """
         s = self.settings
         distance = (s.pixel_weight * losses.pixel + s.feature_weight * losses.feature).mean()
         near = torch.autograd.grad(distance, made, retain_graph=True)[0]
         real = torch.autograd.grad(losses.critic.mean(), made)[0]
-        return near + s.critic_weight * near.norm() / (real.norm() + 1e-12) * real
+        return near + s.critic_weight * max(skill, 0.0) * near.norm() / (real.norm() + 1e-12) * real
 
     @torch.no_grad()
     def _validate(self) -> Record:
