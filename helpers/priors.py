@@ -80,11 +80,17 @@ def sample_all_classes(gaussians: list[tuple[Tensor, Tensor]], n: int, seed: int
 
 def gaussian_pixels(images: Tensor, n: int, seed: int = 0) -> Tensor:
     """n images (n, 3, h, w) uint8 from ONE Gaussian with full covariance on pixels: the simplest model of images."""
-    flat = to_unit(images).flatten(1).double()
-    covariance = flat.T.cov() + 1e-6 * torch.eye(flat.shape[1], dtype=torch.float64)
-    noise = torch.randn(n, flat.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    drawn = flat.mean(0) + noise @ torch.linalg.cholesky(covariance).T
-    return to_bytes(drawn.clamp(0, 1)).view(n, *images.shape[1:])
+    values = images[0].numel()
+    total, squares = torch.zeros(values, dtype=torch.float64), torch.zeros(values, values, dtype=torch.float64)
+    for part in images.split(5000):  # all of CIFAR-10 at once would take gigabytes
+        flat = to_unit(part).flatten(1).double()
+        total += flat.sum(0)
+        squares.addmm_(flat.T, flat)
+    mean = total / len(images)
+    covariance = (squares - len(images) * torch.outer(mean, mean)) / (len(images) - 1)
+    root = torch.linalg.cholesky(covariance + 1e-6 * torch.eye(values, dtype=torch.float64))
+    noise = torch.randn(n, values, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return to_bytes((mean + noise @ root.T).clamp(0, 1)).view(n, *images.shape[1:])
 
 
 def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -311,7 +311,7 @@ def content(trained, photos: Dataset, tmp_path_factory) -> dict:
     blocks = analyses.analyse(results, vae, None, code, data)
     from helpers.config import Settings
 
-    return metrics_content(results, data, Settings.from_dict(about["settings"]), about["run"], 1.0, blocks)
+    return metrics_content(results, data, Settings.from_dict(about["settings"]), about["run"], blocks)
 
 
 def test_every_block_says_its_units_and_reaches_the_table(content: dict, tmp_path) -> None:

@@ -12,8 +12,8 @@ from helpers.measure.inception import inception_scores
 from helpers.measure.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
 from helpers.models import build_model
 from helpers.priors import gaussian_pixels
-from helpers.reference import judge, score
-from helpers.sharp import Critic, feature_distance, of_vae
+from helpers.reference import judge, score, seed_spread
+from helpers.sharp import Critic, SharpTrainer, feature_distance, of_vae
 from helpers.storage import load_history, load_vae, weights_path
 from helpers.training import load_or_train, train
 
@@ -111,6 +111,26 @@ def test_the_judge_scores_real_images_better_than_a_gaussian_on_pixels(photos: D
     assert fair["kernel"]["value"] < poor["kernel"]["value"]
 
 
+def test_further_seeds_are_scored_once_for_the_same_weights(photos: Dataset, tmp_path: Path) -> None:
+    classifier = build_model(profile_settings("smoke", "reference", "photos", width=8), 10).eval()
+    real, _ = judge(classifier, photos.test.images[:300])
+    drawn = []
+
+    def sampler(seed: int) -> torch.Tensor:
+        drawn.append(seed)
+        return photos.train.images[torch.randperm(4000, generator=torch.Generator().manual_seed(seed))[:300]]
+
+    def spread(weights: str) -> dict[str, list[float]]:
+        return seed_spread(tmp_path / "spread.json", {"real": sampler}, classifier, real, {"weights": weights}, (1, 2))
+
+    first = spread("a")
+    expected = [frechet_distance(judge(classifier, sampler(seed))[0], real) for seed in (1, 2)]
+    assert first == {"real": pytest.approx(expected)} and expected[0] != expected[1]
+    drawn.clear()
+    assert spread("a") == first and not drawn
+    assert spread("b") == first and drawn == [1, 2]
+
+
 # --- the flow ---------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +179,30 @@ def test_the_critic_sees_patches() -> None:
     changed = x.clone()
     changed[..., :4, :4] = 0
     assert (critic(x) != critic(changed)).sum() < 64 / 2  # one corner, not the whole image
+
+
+def test_the_decoder_follows_the_critic_only_as_far_as_it_knows_something(photos: Dataset, trained: Path) -> None:
+    settings = profile_settings("smoke", "sharp", "photos", **TINY)
+    decoder, vae = build_model(settings, 10), load_vae(weights_path(trained, "vae"))
+    trainer = SharpTrainer(decoder, photos, settings, vae=vae)
+    x = photos.train.images[:20].float() / 255
+    _, made = trainer._losses(x, torch.zeros(20, TINY["latent_dim"]))
+    # A critic that always answers 0 cannot tell real from made: it pays 2, and its skill is 1 - 2/2.
+    for parameter in trainer.model.critic.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(trainer._hinge(x, made.detach()), torch.full((20,), 2.0))
+    near, half, full = (trainer._direction(*trainer._losses(x, torch.zeros(20, TINY["latent_dim"])), skill=s).norm()
+                        for s in (0.0, 0.5, 1.0))  # fmt: skip
+    assert near == half == full  # and such a critic has no gradient to follow
+    trainer = SharpTrainer(build_model(settings, 10), photos, settings, vae=vae)
+    found = {}
+    for skill in (-1.0, 0.0, 0.5, 1.0):
+        found[skill] = trainer._direction(*trainer._losses(x, torch.zeros(20, TINY["latent_dim"])), skill=skill)
+    near = found[0.0].norm().item()
+    assert torch.equal(found[-1.0], found[0.0])
+    for skill in (0.5, 1.0):
+        part = (found[skill] - found[0.0]).norm().item()
+        assert part == pytest.approx(skill * settings.critic_weight * near, rel=0.05)
 
 
 def test_the_sharp_decoder_leaves_the_vae_alone_and_knows_whose_code_it_reads(

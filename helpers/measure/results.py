@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +12,11 @@ from torch import Tensor
 from ..config import Settings, write_whole
 from ..data import Dataset
 from ..runtime import environment
+from ..schemas import write_json
 from .metrics import Estimate, PixelMoments
 
 SEED = 0  # of the posterior samples
+TIMES = ("finished", "seconds")  # of a training run: they differ between equal ones
 UNITS = {
     "mse": "squared pixel values in [0, 1], mean over values",
     "mae": "pixel values in [0, 1], mean over values",
@@ -65,12 +66,12 @@ def metrics_content(
     data: Dataset,
     settings: Settings,
     run: dict[str, Any],
-    seconds: float,
     blocks: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What metrics.json holds: {"value", "stderr"} by model, split and metric, and how the numbers came about.
 
-    `blocks` are what `analyses` found; each says its own n, seed and units.
+    `blocks` are what `analyses` found; each says its own n, seed and units. Nothing in it is a date or a duration
+    (those of training stand in its history, those of the notebooks in run.json): equal runs give equal bytes.
     """
     models = {
         model: {
@@ -83,10 +84,9 @@ def metrics_content(
         "dataset": data.name,
         "notice": data.notice,
         "seed": SEED,
-        "seconds": round(seconds, 1),
         "environment": environment(),
         "settings": settings.as_dict(),
-        "training_run": run,
+        "training_run": {k: v for k, v in run.items() if k not in TIMES},
         "units": UNITS,
         "models": models,
     } | (blocks or {})
@@ -125,5 +125,5 @@ def store(content: dict[str, Any], path: Path) -> None:
     writer = csv.DictWriter(table, ("model", "split", "metric", "value", "stderr", "n", "unit"), lineterminator="\n")
     writer.writeheader()
     writer.writerows(csv_rows(content))
-    write_whole(path, json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
     write_whole(path.with_suffix(".csv"), table.getvalue())

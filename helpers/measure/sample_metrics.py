@@ -48,13 +48,15 @@ def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     return without_self(kernel(x, x)) + without_self(kernel(y, y)) - 2 * kernel(x, y).mean()
 
 
-def manifold_scores(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
+def manifold_scores(real: Tensor, made: Tensor, k: int = 5, real_radius: Tensor | None = None) -> dict[str, float]:
     """Precision and recall [Kynkaanniemi et al. 2019], density and coverage [Naeem et al. 2020, eqs. 3 and 4].
 
     A point lies on the manifold of a set when it is within the distance from one of its members to that member's
-    k-th neighbour. Identical sets: precision = recall = coverage = 1.
+    k-th neighbour. Identical sets: precision = recall = coverage = 1. `real_radius` is `neighbour_distance(real, k)`,
+    for callers that score many sets against the same real images.
     """
-    real_radius, made_radius = _neighbour_distance(real, k), _neighbour_distance(made, k)
+    real_radius = neighbour_distance(real, k) if real_radius is None else real_radius
+    made_radius = neighbour_distance(made, k)
     inside = torch.zeros(len(made))  # in how many balls around real images each sample lies
     covered = torch.zeros(len(real), dtype=torch.bool)
     recalled = torch.zeros(len(real), dtype=torch.bool)
@@ -72,7 +74,7 @@ def manifold_scores(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
     }
 
 
-def _neighbour_distance(x: Tensor, k: int) -> Tensor:
+def neighbour_distance(x: Tensor, k: int = 5) -> Tensor:
     """The distance from each row to its k-th nearest other row, (n,)."""
     return torch.cat([torch.cdist(part, x).kthvalue(k + 1, dim=1).values for part in x.split(1000)])
 
