@@ -1,0 +1,362 @@
+"""The pipeline survives kills, full disks and bad notebooks: small notebooks in real kernels, then the real ones."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from helpers.config import ROOT, UserError, results_folder, write_whole
+from helpers.runs.pipeline import choose_folder, earlier_seconds, estimate, parse_parameters, span
+from helpers.runs.supervise import Memory, only_run
+from helpers.schemas import read_json
+
+from .conftest import assert_one_line_error, run_module
+
+NAMES = ("01_first", "02_second", "03_third")
+# The pipeline as it is, on three notebooks of the test's own.
+DRIVER = """
+import sys
+from pathlib import Path
+from helpers.runs import pipeline
+pipeline.PROMISED = {name: (f"{name}.txt",) for name in ("01_first", "02_second", "03_third")}
+pipeline.notebook_path = lambda name: Path(sys.argv[1]) / f"{name}.ipynb"
+pipeline.reports = lambda *_: None
+pipeline.command(["--dataset", "photos", *sys.argv[2:]])
+"""
+BODY = """
+import time
+from pathlib import Path
+from helpers.config import write_whole
+folder = Path(out)
+with open(Path(r"{place}") / "log.txt", "a") as log:
+    log.write("{name}\\n")
+while (Path(r"{place}") / "hold_{name}").exists():
+    time.sleep(0.05)
+write_whole(folder / "{name}.txt", "{name} of " + time.ctime())
+"""
+
+
+class Place:
+    """Three notebooks, an output folder and a log of which notebook ran."""
+
+    def __init__(self, folder: Path, out: Path | None = None) -> None:
+        self.folder, self.out = folder, out or folder / "outs"
+        self.processes: list[subprocess.Popen[str]] = []
+        for name in NAMES:
+            self.write(name, BODY.format(name=name, place=folder))
+
+    def write(self, name: str, body: str) -> None:
+        literals = 'profile = "full"\ndataset = "auto"\nout = ""\n'
+        cell = nbformat.v4.new_code_cell(literals, metadata={"tags": ["parameters"]})
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(body)], metadata=metadata)
+        nbformat.write(notebook, self.folder / f"{name}.ipynb")
+
+    def hold(self, name: str) -> Path:
+        """A notebook that waits for as long as this file exists."""
+        path = self.folder / f"hold_{name}"
+        path.touch()
+        return path
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", DRIVER, str(self.folder), "--out", str(self.out), *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def ran(self) -> list[str]:
+        path = self.folder / "log.txt"
+        return path.read_text().split() if path.is_file() else []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    for process in place.processes:  # of a test that failed in the middle
+        process.kill()
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen"
+        time.sleep(0.05)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+def started(place: Place, name: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A pipeline whose notebook `name` is at work, and the processes below it."""
+    place.hold(name)
+    process = place.start()
+    wait_for(lambda: name in place.ran() or process.poll() is not None, f"{name} starts")
+    assert process.poll() is None, process.communicate()
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_a_complete_one_begins_anew(place: Place) -> None:
+    process, below = started(place, "02_second")
+    (place.out / ".metrics.json.999999999.tmp").write_text("what a killed writer left behind")
+    process.kill()
+    process.wait()
+    wait_for(lambda: gone(below), "the end of the kernels", 30)
+    assert (place.out / ".unfinished.json").is_file() and not (place.out / "run.json").exists()
+    (place.folder / "hold_02_second").unlink()
+    first = (place.out / "01_first.txt").read_text()
+    done = place.run()
+    assert done.returncode == 0, done.stderr
+    assert "01_first: finished before the interruption" in done.stdout
+    assert place.ran() == ["01_first", "02_second", "02_second", "03_third"]
+    assert (place.out / "01_first.txt").read_text() == first
+    record = read_json(place.out / "run.json")
+    assert set(record["seconds"]) == set(record["peak_mib"]) == set(NAMES)
+    left = {path.name for path in place.out.iterdir()}
+    assert left - {".lock"} == {"notebooks", "run.json", *(f"{name}.txt" for name in NAMES)}
+    again = place.run()
+    assert again.returncode == 0 and place.ran()[4:] == list(NAMES) and "finished before" not in again.stdout
+    assert re.search(r"\[1/3\] 01_first: started \d\d:\d\d, about \d+ s; all done about \d\d:\d\d", again.stdout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_within_seconds_with_one_line(place: Place, number: signal.Signals) -> None:
+    process, below = started(place, "02_second")
+    before = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - before < 30 and gone(below)
+    assert process.returncode == 128 + number
+    last = errors.strip().splitlines()[-1]
+    assert last == f"stopped by {number.name}; the same command goes on where this one stopped"
+    assert "Traceback" not in errors
+    (place.folder / "hold_02_second").unlink()
+    assert "01_first: finished before" in place.run().stdout
+
+
+def test_what_changed_since_the_interruption_runs_again(place: Place) -> None:
+    process, _ = started(place, "03_third")
+    process.kill()
+    process.wait()
+    (place.folder / "hold_03_third").unlink()
+    (place.out / "02_second.txt").write_text("changed by hand")
+    done = place.run()
+    assert done.returncode == 0, done.stderr
+    assert place.ran() == [*NAMES, "02_second", "03_third"]
+
+
+def test_a_changed_notebook_or_a_damaged_record_is_not_taken_for_finished(place: Place) -> None:
+    process, _ = started(place, "02_second")
+    process.kill()
+    process.wait()
+    (place.folder / "hold_02_second").unlink()
+    place.write("01_first", BODY.format(name="01_first", place=place.folder) + "# changed\n")
+    record = place.out / ".unfinished.json"
+    record.write_text(record.read_text().replace('"seconds": ', '"seconds": 1'))
+    done = place.run()
+    assert done.returncode == 0, done.stderr
+    assert place.ran()[2:] == list(NAMES) and "its sha256 does not match" in done.stdout
+
+
+def test_the_second_of_two_runs_on_one_folder_is_refused_in_one_line(place: Place) -> None:
+    process, _ = started(place, "01_first")
+    assert_one_line_error(place.run(), "another run is writing to", "--out")
+    (place.folder / "hold_01_first").unlink()
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert place.ran() == list(NAMES)
+
+
+# --- notebooks that fail ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_notebook_names_its_cell_the_reason_and_the_file(place: Place) -> None:
+    place.write("02_second", "numbers = [1, 2]\nnumbers[7]")
+    done = place.run()
+    assert_one_line_error(done, "02_second failed in cell 3 (numbers = [1, 2]): IndexError", "02_second.failed.ipynb")
+    place.write("02_second", BODY.format(name="02_second", place=place.folder))
+    assert place.run().returncode == 0 and place.ran() == list(NAMES)  # 01 was not run a second time
+
+
+def test_a_killed_kernel_is_one_line(place: Place) -> None:
+    place.write("01_first", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert_one_line_error(place.run(), "01_first failed", "its kernel died", "memory")
+
+
+def test_a_notebook_that_breaks_its_promise_fails(place: Place) -> None:
+    place.write("01_first", "pass")
+    assert_one_line_error(place.run(), "01_first failed", "did not write 01_first.txt")
+
+
+def test_a_damaged_notebook_is_named(place: Place) -> None:
+    (place.folder / "02_second.ipynb").write_text('{"cells": [')
+    assert_one_line_error(place.run(), "02_second.ipynb is not a notebook")
+    assert place.ran() == []
+
+
+# --- disks ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system in memory."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a small disk here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def without_permission(folder: Path) -> Iterator[None]:
+    """`folder` cannot be written, not even when the tests run as root."""
+    folder.chmod(0o555)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a small disk")
+def test_a_full_disk_is_one_line_and_the_last_good_file_stays(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        write_whole(disk / "file", "the last good one")
+        with pytest.raises(UserError, match="No space left on device; free some space"):
+            write_whole(disk / "file", bytes(2**21))
+        assert (disk / "file").read_text() == "the last good one" and len(list(disk.iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a small disk")
+def test_a_kernel_that_meets_a_full_disk_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        place = Place(tmp_path, disk)
+        good = disk / "02_second.txt"
+        good.write_text("the last good one")
+        place.write("02_second", "from pathlib import Path\nfrom helpers.config import write_whole\n"
+                                 "write_whole(Path(out) / '02_second.txt', bytes(2**21))")  # fmt: skip
+        assert_one_line_error(place.run(), "No space left on device", "free some space")
+        assert good.read_text() == "the last good one" and not list(disk.glob("**/*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a disk of its own")
+def test_a_read_only_folder_is_refused_before_any_kernel(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=1m,ro") as disk:
+        place = Place(tmp_path, disk)
+        assert_one_line_error(place.run(), f"cannot write {disk}", "Read-only file system", "choose a folder")
+        assert place.ran() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
+def test_a_folder_without_permission_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("locked")
+    for parent in (folder, folder.parent, folder.parent.parent):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    (folder / "file").write_text("the last good one")
+    with without_permission(folder):
+        with pytest.raises(UserError, match="cannot write .*Permission denied; change its permissions"):
+            write_whole(folder / "file", "two")
+        with pytest.raises(UserError, match="Permission denied"), only_run(folder):
+            pass
+    assert (folder / "file").read_text() == "the last good one" and len(list(folder.iterdir())) == 1
+
+
+# --- where results may go ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out", [".", "..", "notebooks", "report/exercise_03", "outs/../helpers", "/", "a\0b"])
+def test_results_never_go_among_the_sources(out: str) -> None:
+    with pytest.raises(UserError, match="results cannot go|is no name"):
+        results_folder(ROOT / out)
+    with pytest.raises(UserError):
+        choose_folder("photos", "full", ROOT / out)
+
+
+def test_a_parameter_cannot_move_the_results_past_the_lock() -> None:
+    for name in ("out", "profile", "dataset"):
+        with pytest.raises(UserError, match=f"--{name}"):
+            parse_parameters([f"{name}=elsewhere"])
+
+
+# --- memory and time --------------------------------------------------------------------------------------------
+
+
+def test_the_peak_of_memory_below_this_process_is_seen_even_when_it_was_short() -> None:
+    code = "x = bytearray(400 * 2**20); x[::4096] = b'1' * len(x[::4096]); del x; import time; time.sleep(3)"
+    with Memory() as memory:
+        own = psutil.Process().memory_info().rss / 2**20
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert 400 < memory.mib - own < 700
+
+
+def test_a_run_stays_under_four_gibibytes_and_says_so(smoke: Path) -> None:
+    peaks = read_json(smoke / "run.json")["peak_mib"]
+    assert len(peaks) == 7 and all(200 < mib < 4096 for mib in peaks.values()), peaks
+
+
+def test_the_committed_run_says_its_memory() -> None:
+    """It was made before evaluation and generation were taught to need less: under 4 GiB is still to be shown."""
+    peaks = read_json(ROOT / "outs" / "exercise_03" / "run.json")["peak_mib"]
+    assert len(peaks) == 7 and max(peaks.values()) < 6144, peaks
+
+
+def test_times_read_as_somebody_would_say_them(tmp_path: Path) -> None:
+    assert [span(s) for s in (4.4, 100, 3600 * 2 + 300)] == ["4 s", "2 min", "2 h 05 min"]
+    assert estimate(["a"], {}) == "" and estimate(["a"], {"a": 60.0}).startswith(", about 60 s; all done about ")
+    (tmp_path / "run.json").write_text(json.dumps({"seconds": "many"}))
+    assert earlier_seconds(tmp_path, "full", False) == {}  # a damaged record costs an estimate, not the run
+
+
+# --- the real notebooks -----------------------------------------------------------------------------------------
+
+
+def test_the_real_run_is_stopped_inside_a_training_and_goes_on(tmp_path: Path) -> None:
+    arguments = ["--profile", "smoke", "--dataset", "photos", "--out", str(tmp_path / "outs")]
+    command = [sys.executable, "-m", "helpers.runs.pipeline", *arguments]
+    weights = tmp_path / "outs" / "autoencoder.checkpoint.safetensors"
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: weights.exists() or process.poll() is not None, "training")
+    process.kill()  # inside notebook 2, which trains
+    process.wait()
+    assert (tmp_path / "outs" / "data.json").is_file()
+    lines: list[str] = []
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        lines.append(line)
+        if "03_vae_training: started" in line:
+            break
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    text = "".join(lines)
+    assert "[1/7] 01_data_exploration: finished before the interruption" in text
+    assert "[2/7] 02_autoencoder: started" in text
+    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in errors
+    assert read_json(tmp_path / "outs" / "autoencoder_history.json")["records"][-1]["epoch"] == 2
+    done = run_module("helpers.runs.pipeline", *arguments, "--only", "07")  # the lock is free again
+    assert_one_line_error(done, "07_latent_explorer failed", "vae.safetensors does not exist")
