@@ -8,6 +8,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from .figures import CLASS_COLOURS, CLASS_MARKERS, WIDTH
+
 LABELS = {"vae": "VAE", "autoencoder": "autoencoder", "pca": "PCA", "mean_image": "mean image", "input": "no model"}
 SCORES = {
     "elbo": "−ELBO",
@@ -24,80 +26,84 @@ def plain(name: str) -> str:
 
 
 def frequency_plot(block: dict[str, Any], split: str = "test") -> Figure:
-    """Left: power of the images and of the errors by frequency. Right: the share of it that is lost."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.5))
+    """Above: power of the images and of the errors by frequency. Below: the share of it that is lost."""
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 5.6), sharex=True)
     image = np.array(block["models"]["vae"][split]["image"]["value"])
     frequency = np.arange(len(image))
-    left.semilogy(frequency, image, "k-", lw=2, label="images")
+    above.semilogy(frequency, image, "k-", lw=2, label="images")
     for (model, found), style in zip(block["models"].items(), ("o-", "s--", "D-.", "^:"), strict=False):
         if model == "mean_image":  # it loses nearly everything, everywhere
             continue
         error = np.array(found[split]["error"]["value"])
-        left.semilogy(frequency, error, style, ms=4, label=f"error, {plain(model)}")
-        right.plot(frequency, error / image, style, ms=4, label=plain(model))
-    for axis in (left, right):
-        axis.set_xticks(frequency[::2])
-    left.set(xlabel="cycles per image", ylabel="power (squared pixel values)")
-    right.set(xlabel="cycles per image", ylabel="share of the power lost", ylim=(0, 1))
-    left.legend(frameon=False, fontsize="small")
-    right.legend(frameon=False, fontsize="small", loc="lower right")
+        above.semilogy(frequency, error, style, ms=4, label=f"error, {plain(model)}")
+        below.plot(frequency, error / image, style, ms=4, label=plain(model))
+    below.set_xticks(frequency[::2])
+    above.set(ylabel="power (squared pixel values)")
+    below.set(xlabel="cycles per image", ylabel="share of the power lost", ylim=(0, 1))
+    above.legend()
+    below.legend(loc="lower right")
     return figure
 
 
-def class_plot(block: dict[str, Any], split: str = "test") -> Figure:
-    """PSNR and F1 of every class, VAE and autoencoder beside each other, with standard errors."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    titles = {"psnr_mean": "PSNR, mean over images (dB)", "f1": "F1, head on the features"}
-    models = [model for model in ("vae", "autoencoder") if model in block["models"]]
-    for axis, (name, title) in zip(axes, titles.items(), strict=True):
-        for i, model in enumerate(models):
-            found = block["models"][model][split]
-            values = [entry[name]["value"] for entry in found.values()]
-            errors = [2 * entry[name]["stderr"] for entry in found.values()]
-            at = np.arange(len(values)) + 0.18 * (i - 0.5)
-            axis.errorbar(values, at, xerr=errors, fmt=MARKERS[i], ms=5, label=plain(model))
-        axis.set(xlabel=title)
-    axes[0].set_yticks(np.arange(len(found)), list(found))
-    axes[0].invert_yaxis()
-    axes[0].legend(frameon=False, fontsize="small")
+def class_plot(block: dict[str, Any], split: str = "test", model: str = "vae") -> Figure:
+    """How well a class is drawn (PSNR) against how well it is recognised (F1), two standard errors each way."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.6))
+    classes = block["models"][model][split]
+    order = sorted(classes, key=lambda name: classes[name]["f1"]["value"])
+    for (name, found), colour, marker in zip(classes.items(), CLASS_COLOURS, CLASS_MARKERS, strict=False):
+        drawn, named = found["psnr_mean"], found["f1"]
+        axis.errorbar(
+            drawn["value"], named["value"], 2 * named["stderr"], 2 * drawn["stderr"],
+            fmt=marker, color=colour, ms=8, lw=1, label=name,
+        )  # fmt: skip
+        below = order.index(name) % 2  # neighbours in height write on different sides
+        axis.annotate(
+            name, (drawn["value"], named["value"]), xytext=(7, -13 if below else 5), textcoords="offset points"
+        )
+    axis.set(xlabel="easy to draw: PSNR, mean over images (dB)", ylabel="easy to recognise: F1")
+    axis.margins(x=0.12)
     return figure
 
 
 def reliability_plot(block: dict[str, Any], model: str = "vae") -> Figure:
     """Accuracy against confidence, before and after temperature scaling, for both heads; the diagonal is perfect."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.7), sharey=True)
     for axis, (head, found) in zip(axes, block["models"][model].items(), strict=True):
         axis.plot([0, 1], [0, 1], ":", color="#777777")
-        for name, label, style in (("", "as trained", "o--"), ("_scaled", "temperature scaled", "s-")):
+        for name, label, style in (("", "as trained", "o--"), ("_scaled", "scaled", "s-")):
             share, confidence, accuracy = np.array(found[f"bins{name}"]["value"]).T
             kept = share > 0.002  # a handful of images says nothing
             error = 100 * found[f"ece{name}"]["value"]
             axis.plot(confidence[kept], accuracy[kept], style, ms=4, label=f"{label}: ECE {error:.1f} %")
-        axis.set(xlabel="confidence", title=f"head on the {head}", xlim=(0, 1), ylim=(0, 1))
-        axis.legend(frameon=False, fontsize="small", loc="upper left")
+        axis.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.set_title(f"head on the {head}")
+        axis.set_xticks([0, 0.5, 1])
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
     axes[0].set_ylabel("accuracy on test")
     return figure
 
 
 def corruption_plot(block: dict[str, Any]) -> Figure:
-    """Per corruption: accuracy (above) and PSNR against the clean image (below) by severity; 0 is clean."""
+    """A row per corruption, by severity (0 is clean): accuracy, and PSNR against the clean image."""
     kinds = list(block["models"]["input"])
-    figure, axes = plt.subplots(2, len(kinds), figsize=(2.1 * len(kinds), 4.6), sharex=True, sharey="row")
-    for column, kind in zip(axes.T, kinds, strict=True):
+    figure, axes = plt.subplots(len(kinds), 2, figsize=(WIDTH, 1.5 * len(kinds) + 0.5), sharex=True, sharey="col")
+    for row, kind in zip(axes, kinds, strict=True):
         for (model, found), marker in zip(block["models"].items(), MARKERS, strict=False):
             steps = list(found[kind].values())
             first = [found["clean"]] if "clean" in found else []
             at = np.arange(1 - len(first), len(steps) + 1)
-            for axis, name, factor in ((column[0], "accuracy", 100), (column[1], "psnr_clean", 1)):
+            for axis, name, factor in ((row[0], "accuracy", 100), (row[1], "psnr_clean", 1)):
                 if name in steps[0]:
                     values = [factor * entry[name]["value"] for entry in first + steps]
                     style = {"marker": marker, "ms": 4, "label": plain(model)}
                     axis.plot(at, values, **style, **({"color": "k", "ls": ":"} if model == "input" else {}))
-        column[0].set_title(plain(kind), fontsize="small")
-        column[1].set_xlabel("severity", fontsize="small")
-    axes[0, 0].set_ylabel("accuracy (%)")
-    axes[1, 0].set(ylabel="PSNR against\nthe clean image (dB)", ylim=(12, 36))
-    axes[1, -1].legend(frameon=False, fontsize="x-small")
+        row[0].set_ylabel(plain(kind))
+    axes[0, 0].set_title("accuracy (%)")
+    axes[0, 1].set(title="PSNR against the clean image (dB)", ylim=(12, 36))
+    for axis in axes[-1]:
+        axis.set(xlabel="severity", xticks=range(6))
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=len(labels), loc="outside upper center")
     return figure
 
 
@@ -106,12 +112,12 @@ def auroc_plot(block: dict[str, Any]) -> Figure:
     found = {name: entry for name, entry in block["models"]["vae"].items() if name != "test"}
     scores = [name for name in next(iter(found.values())) if name.startswith("auroc_")]
     values = np.array([[entry[score]["value"] for score in scores] for entry in found.values()])
-    figure, axis = plt.subplots(figsize=(7.8, 0.9 + 0.42 * len(found)))
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.3 + 0.4 * len(found)))
     colours = {"cmap": "RdBu", "vmin": 0, "vmax": 1, "center": 0.5}
-    sns.heatmap(values, annot=True, fmt=".2f", annot_kws={"fontsize": 9}, cbar_kws={"label": "AUROC"}, **colours)
+    sns.heatmap(values, annot=True, fmt=".2f", annot_kws={"fontsize": 9.5}, cbar_kws={"label": "AUROC"}, **colours)
     names = [SCORES.get(score.removeprefix("auroc_"), plain(score.removeprefix("auroc_"))) for score in scores]
-    axis.set_xticklabels(names, rotation=20, ha="right", fontsize="small")
-    axis.set_yticklabels([plain(name) for name in found], rotation=0, fontsize="small")
+    axis.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor")
+    axis.set_yticklabels([plain(name) for name in found], rotation=0)
     return figure
 
 
