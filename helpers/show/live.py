@@ -158,7 +158,7 @@ def with_bar(make_trainer: TrainerMaker = Trainer) -> TrainerMaker:
     def make(model: nn.Module, data: Dataset, settings: Settings) -> Trainer:
         trainer = make_trainer(model, data, settings)
         plain_step = trainer._step
-        bar = bar_of(desc=f"training, {settings.epochs} epochs", total=trainer.steps, unit=" steps", delay=0.1)
+        bar = bar_of(desc=f"training, {settings.epochs} epochs", total=trainer.steps, unit=" steps")
 
         def step(x: Any, labels: Any, number: int) -> Any:
             found = plain_step(x, labels, number)
