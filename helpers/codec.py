@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from . import coding
-from .config import Settings, UserError, exit_with, out_dir, profile_settings, write_whole
+from .config import Settings, UserError, out_dir, profile_settings, program, write_whole
 from .container import (
     SIZE,
     VERSION,
@@ -266,7 +266,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        exit_with(error)
+    program(main)

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +34,14 @@ def exit_with(error: UserError) -> NoReturn:
     """Print the one line of `error` and leave with exit code 2."""
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def program(main: Callable[[], None]) -> None:
+    """Run a command line; a UserError is one line and exit code 2, never a traceback."""
+    try:
+        main()
+    except UserError as error:
+        exit_with(error)
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import ROOT, Settings, UserError, exit_with, out_dir, profile_settings
+from .config import ROOT, Settings, UserError, out_dir, profile_settings, program
 from .data import SPLITS, Dataset, Split, batches, load_data
 from .losses import bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
 from .measure import analyses, metrics
@@ -230,7 +230,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        exit_with(error)
+    program(main)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import ROOT, UserError, exit_with, write_whole
+from .config import ROOT, UserError, program, write_whole
 from .data import SPLITS, Dataset, Split, load_data, stratified_split
 
 SHAPE = (3, 32, 32)
@@ -177,7 +177,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        exit_with(error)
+    program(main)

@@ -72,10 +72,14 @@ def sample_class(gaussian: tuple[Tensor, Tensor], n: int, seed: int = 0) -> Tens
 
 
 def sample_all_classes(gaussians: list[tuple[Tensor, Tensor]], n: int, seed: int = 0) -> Tensor:
-    """n codes (n, d) from the Gaussians of all classes, as equally often as n allows."""
+    """n codes (n, d) from the Gaussians of all classes, as equally often as n allows, in random order.
+
+    Sorted by class, a score of blocks (KID) would compare single classes with all of them.
+    """
     sizes = [len(part) for part in torch.arange(n).tensor_split(len(gaussians))]
     classes = enumerate(zip(gaussians, sizes, strict=True))
-    return torch.cat([sample_class(gaussian, size, seed * len(sizes) + i) for i, (gaussian, size) in classes])
+    codes = torch.cat([sample_class(gaussian, size, seed * len(sizes) + i) for i, (gaussian, size) in classes])
+    return codes[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
 
 
 def gaussian_pixels(images: Tensor, n: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from helpers.flow import Flow, fit_flow, load_or_fit_flow, sample_flow
 from helpers.measure.inception import inception_scores
 from helpers.measure.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
 from helpers.models import build_model
-from helpers.priors import gaussian_pixels
+from helpers.priors import class_gaussians, gaussian_pixels, sample_all_classes
 from helpers.reference import judge, score, seed_spread
 from helpers.sharp import Critic, SharpTrainer, feature_distance, of_vae
 from helpers.storage import load_history, load_vae, weights_path
@@ -95,6 +95,23 @@ def test_without_inception_there_is_one_clear_line_and_no_fid(monkeypatch: pytes
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(UserError, match="no FID.*inception.*no network"):
         inception_scores(images, images)
+
+
+def test_samples_of_all_classes_are_mixed_and_equally_many() -> None:
+    labels = torch.arange(600) % 3
+    gaussians = class_gaussians(normal(600, 2, 0, scale=0.1) + 10.0 * labels[:, None], labels)
+    drawn = (sample_all_classes(gaussians, 300, seed=1).mean(1) / 10).round().long()
+    assert drawn.bincount().tolist() == [100, 100, 100]
+    assert all(part.bincount(minlength=3).min() >= 10 for part in drawn.split(75))  # not sorted by class
+
+
+def test_a_gaussian_on_pixels_has_the_moments_of_the_images(photos: Dataset) -> None:
+    images = photos.train.images[:4000, :, :4, :4]
+    made, real = (x.flatten(1).double() for x in (gaussian_pixels(images, 4000), images))
+    # Values outside 0..255 are cut off, so the moments agree only roughly.
+    assert (made.mean(0) - real.mean(0)).abs().max() < 8
+    assert (made.std(0) / real.std(0) - 1).abs().max() < 0.15
+    assert torch.corrcoef(made.T).sub(torch.corrcoef(real.T)).abs().max() < 0.15
 
 
 # --- the judge --------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from ..config import Settings, UserError, exit_with, out_dir, profile_settings, write_whole
+from ..config import Settings, UserError, out_dir, profile_settings, program, write_whole
 from ..data import find_cifar10, load_data
 from ..losses import loss_terms, total_objective
 from ..models import build_model
@@ -140,7 +140,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        exit_with(error)
+    program(main)

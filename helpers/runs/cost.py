@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..config import Settings, UserError, exit_with, home, out_dir, profile_settings, write_whole
+from ..config import Settings, home, out_dir, profile_settings, program, write_whole
 from ..data import Dataset, load_data
 from ..models import build_model
 from ..runtime import environment
@@ -184,7 +184,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        exit_with(error)
+    program(main)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import UserError, exit_with, nearest, out_dir, profile_settings, write_whole
+from ..config import UserError, nearest, out_dir, profile_settings, program, write_whole
 from ..data import Dataset, Split, batches, load_data, to_bytes
 from ..evaluate import evaluate_model
 from ..models import VAE, Autoencoder
@@ -120,7 +120,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        exit_with(error)
+    program(main)

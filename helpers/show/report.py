@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from ..config import EXERCISE, ROOT, UserError, exit_with, write_whole
+from ..config import EXERCISE, ROOT, UserError, program, write_whole
 from ..schemas import read_json
 from .figures import read_captions
 from .page import picture, render_html
@@ -149,7 +149,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        exit_with(error)
+    program(main)
