@@ -82,7 +82,7 @@ class Settings:
     label_smoothing: float = 0.1
     translate: int = 3  # pixels of random shift during training
     flip: bool = True  # random left-right mirror during training
-    cutout: int = 0  # side of the grey square that hides a part of every training image; 0 = none
+    cutout: int = 0  # side of the square that the classifier does not see of a training image; 0 = none
     pixel_weight: float = 0.0  # the three parts of the sharp decoder's loss; other models do not have them
     feature_weight: float = 0.0
     critic_weight: float = 0.0
@@ -148,8 +148,9 @@ class Settings:
 
 
 SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128}
-# What the settings of a model are where they differ from the VAE's.
+# What the settings of a model are where they differ from the defaults above.
 OF_MODEL: dict[str, dict[str, Any]] = {
+    "vae": {"cutout": 12},
     # The judge of samples: another seed and another network than what it judges; only its logits are trained.
     "reference": {
         "width": 48, "epochs": 12, "muon_rate": 5.0, "weight_decay": 0.01, "class_weight": 1.0, "code_weight": 0.0,

@@ -127,15 +127,13 @@ def augment(
     *,
     translate: int = 2,
     flip: bool = True,
-    cutout: int = 0,
     drawn: int = 0,
     share: Share = ALONE,
 ) -> Tensor:
-    """Mirror half of the images, shift each by up to `translate` pixels (reflected edges), hide a square of each.
+    """Mirror half of the images, shift each by up to `translate` pixels (reflected edges).
 
-    x (n, 3, h, w) -> the same shape. One draw per image; `generator` lives on the CPU. The hidden square has a side of
-    `cutout` pixels, lies wholly inside and is grey [DeVries & Taylor 2017]. When x is one process's `share` of a batch,
-    draws are made for all `drawn` images of the batch, so that every process goes on with the same generator.
+    x (n, 3, h, w) -> the same shape. One draw per image; `generator` lives on the CPU. When x is one process's `share`
+    of a batch, draws are made for all `drawn` images of it, so that every process goes on with the same generator.
     """
     n, _, height, width = x.shape
     drawn, mine = drawn or n, share.of(drawn or n)
@@ -149,13 +147,18 @@ def augment(
         image = torch.arange(n, device=x.device)[:, None, None]
         padded = F.pad(x, (translate,) * 4, mode="reflect").permute(0, 2, 3, 1)
         x = padded[image, rows, columns].permute(0, 3, 1, 2)
-    if cutout:
-        top, left = torch.randint(0, height - cutout + 1, (2, drawn, 1), generator=generator)[:, mine].to(x.device)
-        rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
-        hidden = ((rows >= top) & (rows < top + cutout))[:, None, :, None]
-        hidden = hidden & ((columns >= left) & (columns < left + cutout))[:, None, None, :]
-        x = x.masked_fill(hidden, 0.5)
     return x
+
+
+def squares(n: int, side: int, size: int, generator: torch.Generator, share: Share = ALONE) -> Tensor:
+    """Cutout: one square of `side` pixels for each of n images of `size` pixels [DeVries & Taylor 2017].
+
+    bool (n or this process's share of n, 1, size, size), True inside the square, which lies wholly inside the image.
+    """
+    top, left = torch.randint(0, size - side + 1, (2, n, 1), generator=generator)[:, share.of(n)]
+    place = torch.arange(size)
+    rows, columns = ((place >= start) & (place < start + side) for start in (top, left))
+    return rows[:, None, :, None] & columns[:, None, None, :]
 
 
 def load_data(name: str = "auto", root: str | Path | None = None) -> Dataset:

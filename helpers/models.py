@@ -99,11 +99,16 @@ class Encoder(nn.Module):
         )
         self.to_code = nn.Linear(64 * w + 8 * w, outputs)
 
-    def stages(self, x: Tensor) -> list[Tensor]:
-        """The feature maps of the stem and of the five stages of *what*, from 16x16 down to 4x4."""
+    def stages(self, x: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
+        """The feature maps of the stem and of the five stages of *what*, from 16x16 down to 4x4.
+
+        `hidden`, bool (n, 1, 32, 32), is what *what* does not see: a classifier that cannot rely on any one part of
+        an image learns the others too. *Where* sees all, since the decoder must.
+        """
         maps = [self.stem(x)]
+        seen = maps[0] if hidden is None else maps[0].masked_fill(hidden[:, :, ::2, ::2], 0.0)
         for stage in self.what:
-            maps.append(stage(maps[-1]))
+            maps.append(seen := stage(seen))
         return maps
 
     def outputs(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -111,8 +116,8 @@ class Encoder(nn.Module):
         features = self.pool(stages[-1])
         return self.to_code(torch.cat([self.where(stages[0]), features.detach()], 1)), features
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.outputs(self.stages(x))
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.outputs(self.stages(x, hidden))
 
 
 class Decoder(nn.Module):
@@ -164,9 +169,9 @@ class Autoencoder(nn.Module):
         """The decoder's standard deviation in units of x (0..1), a scalar."""
         return self.log_sigma.exp()
 
-    def forward(self, x: Tensor, eps: Tensor | None = None) -> Output:
-        """Encode and decode x. `eps` is not used: there is no noise in an autoencoder."""
-        z, features = self.encoder(x)
+    def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
+        """Encode and decode x. `eps` is not used: there is no noise in an autoencoder. `hidden`: Encoder.stages."""
+        z, features = self.encoder(x, hidden)
         return Output(self.decoder(z), None, self.head(features), self.code_head(z))
 
     def code(self, x: Tensor) -> Tensor:
@@ -195,12 +200,13 @@ class VAE(Autoencoder):
         """q(z|x) for every image."""
         return self.split(self.encoder(x)[0])
 
-    def forward(self, x: Tensor, eps: Tensor | None = None) -> Output:
+    def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
         """Decode one sample per image, in training and in evaluation alike: the ELBO needs a sample.
 
-        `eps` (n, d) ~ N(0, I) comes from the caller's generator; without it the global one is used.
+        `eps` (n, d) ~ N(0, I) comes from the caller's generator; without it the global one is used. `hidden`, which
+        training gives, is what the classifier does not see: Encoder.stages.
         """
-        h, features = self.encoder(x)
+        h, features = self.encoder(x, hidden)
         q = self.split(h)
         z = q.sample(torch.randn_like(q.mu) if eps is None else eps)
         return Output(self.decoder(z), q, self.head(features), self.code_head(q.mu))

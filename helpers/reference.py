@@ -65,9 +65,9 @@ class ReferenceClassifier(nn.Module):
         """Logits (n, classes)."""
         return self.head(self.features(x))
 
-    def forward(self, x: Tensor, eps: Tensor | None = None) -> Output:
-        """Only logits: there is no decoder, no posterior and no code. `eps` is not used."""
-        return Output(None, None, self.classify(x), None)
+    def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
+        """Only logits: there is no decoder, no posterior and no code. `eps` is not used; what is `hidden` is grey."""
+        return Output(None, None, self.classify(x if hidden is None else x.masked_fill(hidden, 0.5)), None)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from .config import Settings, UserError
-from .data import Dataset, Split, augment, batches
+from .data import Dataset, Split, augment, batches, squares
 from .interrupt import Interruption, Stopped
 from .losses import Terms, loss_terms, total_objective
 from .models import build_model
@@ -154,10 +154,12 @@ class Trainer:
             optimisers.append(Muon([{"params": inner, "rate": s.muon_rate}], weight_decay=s.weight_decay))
         return optimisers
 
-    def _objective(self, x: Tensor, labels: Tensor, eps: Tensor, beta: Tensor) -> tuple[Tensor, Terms]:
+    def _objective(
+        self, x: Tensor, labels: Tensor, eps: Tensor, hidden: Tensor, beta: Tensor
+    ) -> tuple[Tensor, Terms]:
         s = self.settings
         with self.runtime.autocast():
-            output = self.model(x, eps)
+            output = self.model(x, eps, hidden)
         log_sigma = getattr(self.model, "log_sigma", None)
         terms = loss_terms(output, x, labels, log_sigma, label_smoothing=s.label_smoothing)
         weights = {"class_weight": s.class_weight, "code_weight": s.code_weight}
@@ -171,7 +173,7 @@ class Trainer:
         parts = max(1, min(self.settings.accumulate, self.whole // self.team.share.world))
         found: list[dict[str, Tensor]] = []
         self._clear(self.optimisers)
-        whole = x, labels, self._noise(len(x))
+        whole = x, labels, self._noise(len(x)), self._hidden()
         for part in zip(*(values.tensor_split(parts) for values in whole), strict=True):
             loss, terms = objective(*part, beta)
             found.append(named_terms(terms, part[1]))
@@ -184,6 +186,11 @@ class Trainer:
         """eps ~ N(0, I), (n, d), for the posterior samples of this process: its share of what a whole batch draws."""
         shape = self.whole, self.settings.latent_dim
         return torch.randn(shape, generator=self.generators["posterior"], device=self.device)[self._mine()]
+
+    def _hidden(self) -> Tensor:
+        """What the classifier does not see of this process's images, bool (n, 1, 32, 32)."""
+        size, generator = self.data.train.images.shape[-1], self.generators["augment"]
+        return squares(self.whole, self.settings.cutout, size, generator, self.team.share).to(self.device)
 
     def _mine(self) -> slice:
         return self.team.share.of(self.whole)
@@ -265,8 +272,8 @@ class Trainer:
         where = {"device": self.device, "share": self.team.share, "start": self.done}
         for x, labels in batches(train, s.batch_size, order=self.generators["order"], **where):
             self.whole = min(s.batch_size, len(train) - self.done * s.batch_size)
-            how = {"translate": s.translate, "flip": s.flip, "cutout": s.cutout}
-            x = augment(x, self.generators["augment"], **how, drawn=self.whole, share=self.team.share)
+            how = {"translate": s.translate, "flip": s.flip, "drawn": self.whole, "share": self.team.share}
+            x = augment(x, self.generators["augment"], **how)
             x = x.contiguous(memory_format=torch.channels_last)
             self.sums.add(self._step(x, labels, self.step), counts=self.team.counts(self.whole))
             self.done += 1

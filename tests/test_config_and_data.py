@@ -8,7 +8,7 @@ import torch
 
 from helpers import data as data_module
 from helpers.config import ROOT, Settings, UserError, asked_settings, out_dir, profile_settings, write_whole
-from helpers.data import augment, batches, load_data, photo_bands, stratified_split, to_bytes, to_unit
+from helpers.data import augment, batches, load_data, photo_bands, squares, stratified_split, to_bytes, to_unit
 
 from .conftest import assert_one_line_error, run_module
 
@@ -116,9 +116,8 @@ def test_flips_hit_about_half_of_the_images() -> None:
 
 
 def test_cutout_hides_one_square_of_every_image() -> None:
-    x = torch.rand(50, 3, 32, 32)
-    hidden = augment(x, torch.Generator().manual_seed(0), translate=0, flip=False, cutout=8) != x
-    assert (hidden.sum((2, 3)) == 64).all()  # 8 x 8 pixels in every channel
+    hidden = squares(50, 8, 32, torch.Generator().manual_seed(0))
+    assert hidden.shape == (50, 1, 32, 32) and (hidden.sum((2, 3)) == 64).all()  # 8 x 8 pixels
     assert (hidden.any(3).sum(2) == 8).all() and (hidden.any(2).sum(2) == 8).all()  # as one square
     assert len({tuple(rows.nonzero().flatten().tolist()) for rows in hidden[:, 0].any(2)}) > 5  # not always the same
 

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from helpers.config import ROOT, Settings, UserError, home, profile_settings
-from helpers.data import Dataset, Share, augment, batches, load_data
+from helpers.data import Dataset, Share, augment, batches, load_data, squares
 from helpers.folders import load_arrays, load_folder, store
 from helpers.models import build_model
 from helpers.runs import experiments
@@ -59,7 +59,8 @@ def test_shares_make_up_the_batch_and_draw_the_same_numbers(photos: Dataset) -> 
         found = []
         for number, (x, labels) in enumerate(batches(photos.validation, 33, order=order, share=share)):
             drawn = min(33, len(photos.validation) - 33 * number)
-            found.append((augment(x, noise, cutout=6, drawn=drawn, share=share), labels))
+            moved = augment(x, noise, drawn=drawn, share=share)
+            found.append((moved.masked_fill(squares(drawn, 6, 32, noise, share), 0.5), labels))
         return found
 
     whole, parts = passes(Share()), [passes(Share(rank, 3)) for rank in range(3)]
