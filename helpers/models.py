@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         an image learns the others too. *Where* sees all, since the decoder must.
         """
         maps = [self.stem(x)]
-        seen = maps[0] if hidden is None else maps[0].masked_fill(hidden[:, :, ::2, ::2], 0.0)
+        seen = maps[0] if hidden is None else maps[0] * ~hidden[:, :, ::2, ::2]  # masked_fill would lose channels last
         for stage in self.what:
             maps.append(seen := stage(seen))
         return maps

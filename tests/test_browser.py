@@ -414,7 +414,7 @@ def test_the_explorer_in_jupyterlab(
 def test_the_live_plot_moves_and_leaves_one_picture(
     browser: Any, lab: tuple[str, str, Path], tmp_path: Path
 ) -> None:
-    settings = {"profile": "smoke", "dataset": "photos", "out": str(tmp_path), "epochs": 8, "fresh": True}
+    settings = {"profile": "smoke", "dataset": "photos", "out": str(tmp_path), "epochs": 40, "fresh": True}
     with notebook(browser, lab, "03_vae_training", **settings) as watched:
         page = watched.page
         page.evaluate("""() => {

@@ -202,6 +202,22 @@ def test_the_sum_of_the_rate_is_the_kl_to_the_prior(trained: Path, photos: Datas
     assert vae.decode(q.mu).shape == x.shape and vae.classify(x).shape == (20, 10)
 
 
+@pytest.mark.parametrize("kind", ["vae", "autoencoder", "reference"])
+def test_what_is_hidden_does_not_reach_the_classifier(kind: str, tiny: Settings) -> None:
+    model = build_model(dataclasses.replace(tiny, model=kind), 10).eval()
+    x, eps = torch.rand(4, 3, 32, 32), torch.zeros(4, tiny.latent_dim)
+    inside = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    inside[..., 10:22, 10:22] = True
+    changed = x.clone()
+    changed[..., 14:18, 14:18] = 1 - x[..., 14:18, 14:18]  # well inside: a kernel at the rim sees both sides
+    with torch.no_grad():
+        a, b = model(x, eps, inside), model(changed, eps, inside)
+        assert torch.equal(a.logits, b.logits)
+        assert not torch.equal(model(x, eps).logits, model(changed, eps).logits)
+    if kind != "reference":
+        assert not torch.equal(a.mean, b.mean)  # the decoder's path does see it
+
+
 def test_stored_weights_are_used_only_for_equal_settings(photos: Dataset, tiny: Settings, trained: Path) -> None:
     seen: list[float] = []
     _, history = load_or_train(photos, tiny, trained, lambda record, _: seen.append(record["epoch"]))

@@ -36,8 +36,8 @@ from ..runtime import environment
 from ..storage import Record
 from ..training import fit
 
-# The same number of images for every run, meant for about two and a half minutes at the base's width on two cores.
-BUDGET: dict[str, Any] = {"n_train": 13_500, "epochs": 4}
+# The same number of images for every run: that of one pass over the training set, two minutes on two cores.
+BUDGET: dict[str, Any] = {"n_train": 11_250, "epochs": 4}
 BASE = "sigma learned"
 NOISE = "how large is the noise?"
 # name: (parent, the one change, what was seen before that suggested it)
@@ -58,11 +58,15 @@ LOOP: dict[str, tuple[str, dict[str, Any], str]] = {
     "low class weights": (BASE, {"class_weight": 10.0, "code_weight": 10.0}, "do pixels and classes pull apart?"),
     "high class weights": (BASE, {"class_weight": 500.0, "code_weight": 500.0}, "do pixels and classes pull apart?"),
     "no augmentation": (BASE, {"translate": 0, "flip": False}, "does it help in so few epochs?"),
+    "nothing hidden": (BASE, {"cutout": 0}, "does the classifier need cutout in so few epochs?"),
     "half the width": (BASE, {"width": 16}, "is the network the bottleneck?"),
     "AdamW": (BASE, {"muon_rate": 0.0}, "do updates that spare no direction learn faster?"),
     "Muon at 0.005": (BASE, {"muon_rate": 2.5}, "and if they are larger?"),
     "batches of 128": (BASE, {"batch_size": 128}, "more steps, each noisier?"),
 }
+# The runs that differ in the weight of both class terms only, and those that differ in the seed only.
+CLASS_WEIGHTS = {0: "no class terms", 10: "low class weights", 100: BASE, 500: "high class weights"}
+SEEDS = (BASE, "seed 1", "seed 2")
 MEASURED = ("psnr_pooled", "rate", "distortion", "bpd", "active_units", "accuracy", "code_accuracy", "sigma")
 NOTEBOOK = Path(__file__).with_name("experiment.ipynb")
 LARGEST_GRID = 1000

@@ -42,7 +42,7 @@ class ForeignEncoder(nn.Module):
         super().__init__()
         self.body = body
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h = self.body(x)
         return h, h.new_zeros(len(h), 1)
 

@@ -364,6 +364,26 @@ def rate_per_latent_plot(kl: np.ndarray) -> Figure:
 # --- compression (notebook 06) ----------------------------------------------------------------------------------
 
 
+def frontier_plot(line: Mapping[int, Mapping[str, str]], seeds: Sequence[Mapping[str, str]]) -> Figure:
+    """Accuracy against PSNR over the class weight, from rows of experiments.csv; `seeds` are hollow: the noise."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.9))
+    for name, label, marker, colour in (
+        ("accuracy", "from the features", "o", CLASS_COLOURS[0]),
+        ("code_accuracy", "from the code", "s", CLASS_COLOURS[1]),
+    ):
+        x, y = ([float(row[key]) for row in line.values()] for key in ("psnr_pooled", name))
+        axis.plot(x, [100 * v for v in y], marker=marker, color=colour, label=label)
+        axis.plot(
+            [float(row["psnr_pooled"]) for row in seeds], [100 * float(row[name]) for row in seeds],
+            marker, color=colour, markerfacecolor="white", markersize=4, zorder=1,
+        )  # fmt: skip
+        for weight, *place in zip(line, x, y, strict=True):
+            axis.annotate(str(weight), (place[0], 100 * place[1]), (5, 5), textcoords="offset points", fontsize=9.5)
+    axis.set(xlabel="PSNR, pooled, validation (dB)", ylabel="accuracy, validation (%)")
+    axis.legend(title="numbers: class weight", title_fontsize=9.5, loc="center left")
+    return figure
+
+
 def rate_distortion_plot(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
     """PSNR (pooled, dB) against bytes per image, one labelled line per codec; long lines (theory) have no markers."""
     figure, axis = plt.subplots(figsize=(WIDTH, 5.2))
