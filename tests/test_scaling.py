@@ -461,6 +461,7 @@ def test_the_cost_model_measures_fits_and_bounds(tmp_path: Path) -> None:
         assert row["images_per_second"] == pytest.approx(row["batch_size"] / max(row["seconds"].values()))
         assert 0 < row["share_of_peak"] <= 1
     assert content["step"]["kernels"] > 100 and content["step"]["bytes"] > 1e6
+    assert set(content["reading"]) == {"memory", "mapped"} and min(content["reading"].values()) > 1000
 
 
 def test_a_straight_line_is_found_and_its_error_is_said() -> None:

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,7 +77,7 @@ def our_images_per_second(settings: Settings) -> float:
 LOOPS = {"plain": plain_images_per_second, "pythae": pythae_images_per_second, "ours": our_images_per_second}
 
 
-def alone(work: Callable[..., float | None], *arguments: Settings) -> float | None:
+def alone(work: Callable[..., Any], *arguments: Any) -> Any:
     """The result of `work` in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, arguments)

@@ -14,8 +14,10 @@ import dataclasses
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..config import Settings, home, out_dir, profile_settings, program, write_whole
-from ..data import Dataset, load_data
+from ..data import Dataset, batches, load_data
+from ..folders import store
 from ..models import build_model
 from ..runtime import environment
 from ..training import Trainer
@@ -54,6 +57,23 @@ def measure(settings: Settings) -> dict[str, float]:
     trainer.epoch()
     speed = trainer.epoch()["images_per_second"]
     return {"seconds": settings.n_train / speed, "bytes": peak_memory()}
+
+
+def reading_speed(place: str, batch_size: int) -> float:
+    """Images per second of reading shuffled training batches, without any training."""
+    train = load_data(place).train
+    started = time.perf_counter()
+    for _ in batches(train, batch_size, order=torch.Generator().manual_seed(0)):
+        pass
+    return len(train) / (time.perf_counter() - started)
+
+
+def reading(name: str, batch_size: int) -> dict[str, float]:
+    """That speed from memory, and from arrays mapped from disk; just written, so they lie in the system's cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        store(name, Path(folder))
+        places = {"memory": name, "mapped": f"array:{folder}"}
+        return {label: alone(reading_speed, place, batch_size) for label, place in places.items()}
 
 
 def peak_memory() -> int:
@@ -165,13 +185,13 @@ def main(argv: list[str] | None = None) -> None:
     speed = images / next(p["seconds"] for p in found["points"]["n_train"] if p["size"] == images)
     peak = alone(convolution_peak)
     # The batch grows with the GPUs: 8 x 256 images would leave each of them as idle as one with 256.
-    batches = {batch: {k: v * batch / base.batch_size if k == "bytes" else v for k, v in step.items()}
+    by_batch = {batch: {k: v * batch / base.batch_size if k == "bytes" else v for k, v in step.items()}
                for batch in (base.batch_size, 32 * base.batch_size)}  # fmt: skip
     content = {
         **found, "mflop_per_image": flop / 1e6, "parameters": parameters, "step": step,
         "here": {"images_per_second": speed, "gflops": flop * speed / 1e9, "float32_peak_gflops": peak / 1e9},
-        "h100": H100,
-        "extrapolated": [bounds(flop, parameters, step, b, gpus) for b, step in batches.items() for gpus in GPUS],
+        "h100": H100, "reading": reading(data.name, base.batch_size),
+        "extrapolated": [bounds(flop, parameters, step, b, gpus) for b, step in by_batch.items() for gpus in GPUS],
         "images_of_a_whole_training": published.epochs * len(data.limited(published.n_train, 0).train),
         "settings": base.as_dict(), "environment": environment(), "total_seconds": time.perf_counter() - started,
     }  # fmt: skip
