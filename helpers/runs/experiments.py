@@ -45,7 +45,7 @@ LOOP: dict[str, tuple[str, dict[str, Any], str]] = {
     "autoencoder": ("", {"model": "autoencoder"}, "the model of the previous exercise"),
     "VAE, sigma = 1": ("autoencoder", {"model": "vae", "sigma": 1.0}, "its codes follow no distribution"),
     "sigma = 0.1": ("VAE, sigma = 1", {"sigma": 0.1}, "hardly any rate: pixels count as noise"),
-    BASE: ("sigma = 0.1", {"sigma": 0.0}, "the error is below 0.1: who knows the right value?"),
+    BASE: ("sigma = 0.1", {"sigma": 0.0}, "its error is not 0.1: who knows the right value?"),
     "seed 1": (BASE, {"seed": 1}, NOISE),
     "seed 2": (BASE, {"seed": 2}, NOISE),
     "beta = 0.25": (BASE, {"beta": 0.25}, "does a cheaper rate buy sharper pictures?"),
@@ -252,7 +252,7 @@ def run_jobs(jobs: list[Job], table: str | Path, known: dict[str, Row], schedule
     for one in jobs:
         name = one.about["name"]
         if row := rows.get(name) or finished(one):
-            rows[name] = row
+            rows[name] = row | one.about  # what is said of a run may have been reworded since
             print(f"{name}: there already", flush=True)
         else:
             open_jobs.append(one)

@@ -365,22 +365,25 @@ def rate_per_latent_plot(kl: np.ndarray) -> Figure:
 
 
 def frontier_plot(line: Mapping[int, Mapping[str, str]], seeds: Sequence[Mapping[str, str]]) -> Figure:
-    """Accuracy against PSNR over the class weight, from rows of experiments.csv; `seeds` are hollow: the noise."""
+    """Accuracy against PSNR over the class weight, from rows of experiments.csv; `seeds` are hollow: the noise.
+
+    With the weight 0 no head was trained: only the PSNR of that run means something, a vertical line.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 3.9))
-    for name, label, marker, colour in (
-        ("accuracy", "from the features", "o", CLASS_COLOURS[0]),
-        ("code_accuracy", "from the code", "s", CLASS_COLOURS[1]),
+    trained = {weight: row for weight, row in line.items() if weight}
+    for name, label, marker, colour, beside in (
+        ("accuracy", "from the features", "o", CLASS_COLOURS[0], (0, 8)),
+        ("code_accuracy", "from the code", "s", CLASS_COLOURS[2], (-13, -15)),
     ):
-        x, y = ([float(row[key]) for row in line.values()] for key in ("psnr_pooled", name))
-        axis.plot(x, [100 * v for v in y], marker=marker, color=colour, label=label)
-        axis.plot(
-            [float(row["psnr_pooled"]) for row in seeds], [100 * float(row[name]) for row in seeds],
-            marker, color=colour, markerfacecolor="white", markersize=4, zorder=1,
-        )  # fmt: skip
-        for weight, *place in zip(line, x, y, strict=True):
-            axis.annotate(str(weight), (place[0], 100 * place[1]), (5, 5), textcoords="offset points", fontsize=9.5)
+        for rows, style in ((seeds, {"ls": "", "mfc": "white", "zorder": 1}), (trained.values(), {"label": label})):
+            x, y = [float(row["psnr_pooled"]) for row in rows], [100 * float(row[name]) for row in rows]
+            axis.plot(x, y, marker=marker, color=colour, **style)
+        for weight, *place in zip(trained, x, y, strict=True):
+            axis.annotate(str(weight), place, beside, textcoords="offset points", ha="center", fontsize=9.5)
+    axis.axvline(float(line[0]["psnr_pooled"]), color="black", ls="--", label="no classifier")
     axis.set(xlabel="PSNR, pooled, validation (dB)", ylabel="accuracy, validation (%)")
-    axis.legend(title="numbers: class weight", title_fontsize=9.5, loc="center left")
+    axis.margins(0.08, 0.15)
+    axis.legend(title="numbers: class weight", title_fontsize=9.5, loc="lower left")
     return figure
 
 
