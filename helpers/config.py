@@ -171,6 +171,8 @@ def profile_settings(profile: str = "full", model: str = "vae", dataset: str = "
         values |= PHOTOS
     if profile == "smoke":
         values |= SMOKE
+        if model == "vae":  # in two epochs nothing is overfitted yet, and the codes must come to something
+            values |= {"cutout": 0}
     return Settings.from_dict(values | changes)
 
 

@@ -153,8 +153,11 @@ def augment(
 def squares(n: int, side: int, size: int, generator: torch.Generator, share: Share = ALONE) -> Tensor:
     """Cutout: one square of `side` pixels for each of n images of `size` pixels [DeVries & Taylor 2017].
 
-    bool (n or this process's share of n, 1, size, size), True inside the square, which lies wholly inside the image.
+    bool (n or this process's share of n, 1, size, size), True inside the square, which lies wholly inside the image. No
+    square, no draw: a run without cutout sees the random numbers that it always saw.
     """
+    if not side:
+        return torch.zeros(n, 1, size, size, dtype=torch.bool)[share.of(n)]
     top, left = torch.randint(0, size - side + 1, (2, n, 1), generator=generator)[:, share.of(n)]
     place = torch.arange(size)
     rows, columns = ((place >= start) & (place < start + side) for start in (top, left))
