@@ -153,6 +153,29 @@ def test_a_signal_ends_the_run_within_seconds_with_one_line(place: Place, number
     assert "01_first: finished before" in place.run().stdout
 
 
+LEFT_BEHIND = """
+import asyncio, os, signal
+from helpers.runs.supervise import Stopped, stoppable
+async def waits_for_a_kernel():
+    raise RuntimeError("Kernel died")
+async def main():
+    task = asyncio.ensure_future(waits_for_a_kernel())
+    await asyncio.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(60)
+try:
+    with stoppable():
+        asyncio.run(main())
+except Stopped as stop:
+    raise SystemExit(f"stopped by {stop}")
+"""
+
+
+def test_nothing_is_said_of_the_tasks_that_a_stopped_run_leaves_behind() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "stopped by SIGTERM\n"
+
+
 def test_what_changed_since_the_interruption_runs_again(place: Place) -> None:
     process, _ = started(place, "03_third")
     process.kill()

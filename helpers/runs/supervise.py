@@ -1,6 +1,7 @@
 """What lets the pipeline run unattended: one run per folder, an end within seconds when asked, its peak of memory."""
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -66,6 +67,8 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for one in asked:
             signal.signal(one, hurry)
+        # Tasks that waited for a kernel are left behind; asyncio would tell of them after our last line.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         for kernel in psutil.Process().children():
             with contextlib.suppress(psutil.Error, ValueError):
                 kernel.send_signal(signal.SIGINT)  # ValueError: Windows has no such signal
