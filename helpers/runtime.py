@@ -5,10 +5,10 @@ CPUs joined by gloo, on GPUs by NCCL, on one machine or many. Every process sees
 """
 
 import ctypes
-import functools
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,6 @@ def runtime(steps: int = 0) -> Runtime:
 
     Of many processes each has a device of its own, and none compiles: the sums over processes lie inside the network.
     """
-    if steps:  # only a training asks for the same tensors again and again; an evaluation would just hold them
-        keep_freed_memory()
     team = processes()
     device = team.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type != "cpu"
@@ -171,18 +169,30 @@ def cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks: a training step asks for the same large tensors again and again.
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Tell glibc to keep freed blocks: the steps of a training ask for the same large tensors again and again.
 
-    Otherwise the C library returns each of them to the system, which clears every page anew. False elsewhere.
+    Otherwise the C library returns each of them to the system, which clears every page anew. Afterwards everything is
+    given back, because an evaluation would just hold it. Nothing happens elsewhere (macOS, Windows, musl).
     """
-    mmap_threshold, trim_threshold = -3, -1  # the names' values in malloc.h
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        set_option, give_back = libc.mallopt, libc.malloc_trim
     except (OSError, AttributeError, TypeError):
-        return False  # no glibc: macOS, Windows, musl
-    return bool(mallopt(mmap_threshold, 1 << 30) and mallopt(trim_threshold, (1 << 31) - 1))
+        yield
+        return
+
+    def keep_below(block: int, free: int) -> None:
+        set_option(-3, block)  # M_MMAP_THRESHOLD of malloc.h: larger blocks are the system's own
+        set_option(-1, free)  # M_TRIM_THRESHOLD: so much may stay unused
+
+    keep_below(1 << 30, (1 << 31) - 1)
+    try:
+        yield
+    finally:
+        keep_below(1 << 25, 1 << 26)  # the most to which glibc's own rule would let them rise
+        give_back(0)
 
 
 def environment() -> dict[str, Any]:

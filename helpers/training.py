@@ -23,7 +23,7 @@ from .interrupt import Interruption, Stopped
 from .losses import Terms, loss_terms, total_objective
 from .models import build_model
 from .optim import Muon
-from .runtime import Processes, environment, processes, runtime, share_batch_norm
+from .runtime import Processes, environment, freed_memory_kept, processes, runtime, share_batch_norm
 from .storage import (
     History,
     Record,
@@ -154,9 +154,7 @@ class Trainer:
             optimisers.append(Muon([{"params": inner, "rate": s.muon_rate}], weight_decay=s.weight_decay))
         return optimisers
 
-    def _objective(
-        self, x: Tensor, labels: Tensor, eps: Tensor, hidden: Tensor, beta: Tensor
-    ) -> tuple[Tensor, Terms]:
+    def _objective(self, x: Tensor, labels: Tensor, eps: Tensor, hidden: Tensor, beta: Tensor) -> tuple[Tensor, Terms]:
         s = self.settings
         with self.runtime.autocast():
             output = self.model(x, eps, hidden)
@@ -259,6 +257,7 @@ class Trainer:
         """The number of steps done since the beginning."""
         return len(self.records) * self.steps_per_epoch + self.done
 
+    @freed_memory_kept()
     def epoch(self, after_step: Callable[[], None] = lambda: None) -> Record:
         """Train one epoch, or what is left of it, and validate. `after_step` may save the state, or raise.
 

@@ -411,9 +411,7 @@ def test_the_explorer_in_jupyterlab(
         page.wait_for_function("(old) => document.querySelector('img.decoded-image').src !== old", arg=source)
 
 
-def test_the_live_plot_moves_and_leaves_one_picture(
-    browser: Any, lab: tuple[str, str, Path], tmp_path: Path
-) -> None:
+def test_the_live_plot_moves_and_leaves_one_picture(browser: Any, lab: tuple[str, str, Path], tmp_path: Path) -> None:
     settings = {"profile": "smoke", "dataset": "photos", "out": str(tmp_path), "epochs": 40, "fresh": True}
     with notebook(browser, lab, "03_vae_training", **settings) as watched:
         page = watched.page

@@ -241,5 +241,3 @@ def test_the_morph_goes_from_one_image_to_the_other(reader: Reader, parts: Explo
             expected = pixels(reader.decoder(code[None]))[0]
         assert np.abs(shown(morph.pictures[1]).astype(int) - expected).max() <= 1
     assert np.array_equal(shown(morph.pictures[0]), pixels(small.test.images[images[morph.ends[0].index].image]))
-
-

@@ -145,9 +145,7 @@ def job(about: Row, settings: Settings, out: str, threads: int) -> Job:
     return Job(about, settings.as_dict(), f"{out.rstrip('/')}/{word}.ipynb", threads)
 
 
-def measure(
-    settings: Settings, data: Dataset, watch: Callable[[Record], None] | None = None, threads: int = 0
-) -> Row:
+def measure(settings: Settings, data: Dataset, watch: Callable[[Record], None] | None = None, threads: int = 0) -> Row:
     """Train one run and measure it on all validation images; the results as the columns of a row."""
     if threads:
         torch.set_num_threads(threads)

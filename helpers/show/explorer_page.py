@@ -121,4 +121,3 @@ def fragment(folder: Path, still: str) -> str:
         engine=base64_of((ENGINE / "ort.wasm.bundle.min.mjs").read_bytes()),
         wasm=base64_of((ENGINE / "ort-wasm-simd-threaded.wasm.gz").read_bytes()),
     )  # fmt: skip
-
