@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .config import UserError
-from .runtime import keep_freed_memory
+from .runtime import freed_memory_kept
 from .storage import load_state, read_tensors, write_tensors
 from .training import one_cycle
 
-STEPS = 20  # of Heun's method, two evaluations each
+STEPS = 10  # of Heun's method, two evaluations each
 
 
 class Flow(nn.Module):
@@ -56,26 +56,27 @@ def fit_flow(
 
     One label in ten is hidden, so that one network knows the codes of a class and those of all.
     """
-    keep_freed_memory()
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(flow.parameters(), lr=lr, weight_decay=0.01)
     batch = min(1000, len(mu))
     steps, step = epochs * (len(mu) // batch), 0
     for _ in range(epochs):
         total = 0.0
-        for index in torch.randperm(len(mu), generator=generator)[: len(mu) // batch * batch].split(batch):
-            z = mu[index] + std[index] * torch.randn(batch, flow.d, generator=generator)
-            noise = torch.randn(batch, flow.d, generator=generator)
-            t = torch.rand(batch, generator=generator)
-            hidden = torch.rand(batch, generator=generator) < 0.1
-            label = labels[index].masked_fill(hidden, flow.n_classes)
-            loss = (flow(torch.lerp(noise, z, t[:, None]), t, label) - (z - noise)).square().mean()
-            for group in optimiser.param_groups:
-                group["lr"] = one_cycle(step, steps, lr)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            step, total = step + 1, total + loss.item() * batch
+        order = torch.randperm(len(mu), generator=generator)[: len(mu) // batch * batch]
+        with freed_memory_kept():
+            for index in order.split(batch):
+                z = mu[index] + std[index] * torch.randn(batch, flow.d, generator=generator)
+                noise = torch.randn(batch, flow.d, generator=generator)
+                t = torch.rand(batch, generator=generator)
+                hidden = torch.rand(batch, generator=generator) < 0.1
+                label = labels[index].masked_fill(hidden, flow.n_classes)
+                loss = (flow(torch.lerp(noise, z, t[:, None]), t, label) - (z - noise)).square().mean()
+                for group in optimiser.param_groups:
+                    group["lr"] = one_cycle(step, steps, lr)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                step, total = step + 1, total + loss.item() * batch
         yield total / (len(mu) // batch * batch)
 
 

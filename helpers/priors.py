@@ -6,6 +6,7 @@ Autoencoders, ICLR 2020].
 """
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,17 +14,31 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from .data import Split, batches, to_bytes, to_unit
+from .data import Dataset, Split, batches, to_bytes, to_unit
 from .models import VAE
+from .storage import fingerprint, load_model, read_tensors, weights_path, write_tensors
 
 
 @torch.no_grad()
-def encode_all(model: VAE, split: Split, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+def encode_all(model: VAE, split: Split, batch_size: int = 100) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q(z|x) for every image of the split, each (n, d), on the CPU."""
     device = model.log_sigma.device
     posteriors = [model.encode(x) for x, _ in batches(split, batch_size, device=device)]
     mu, logvar = (torch.cat(parts).cpu() for parts in zip(*posteriors, strict=True))
     return mu, (0.5 * logvar).exp()
+
+
+def training_codes(folder: Path, data: Dataset) -> tuple[Tensor, Tensor]:
+    """`encode_all` of the training split by the VAE in `folder`; kept there and read from there next time."""
+    path, weights = folder / "codes.safetensors", weights_path(folder, "vae")
+    about = {"kind": "codes", "dataset": data.name, "n": len(data.train), "vae_sha256": fingerprint(weights)}
+    if path.is_file():
+        tensors, known = read_tensors(path)
+        if known == about and set(tensors) == {"mu", "std"}:
+            return tensors["mu"], tensors["std"]
+    mu, std = encode_all(load_model(weights)[0], data.train)
+    write_tensors(path, {"mu": mu, "std": std}, about)
+    return mu, std
 
 
 def aggregate_posterior(model: VAE, split: Split, seed: int = 0) -> Tensor:

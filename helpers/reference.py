@@ -72,7 +72,7 @@ class ReferenceClassifier(nn.Module):
 
 @torch.no_grad()
 def judge(
-    classifier: ReferenceClassifier, images: Tensor, *, mirror: bool = False, batch_size: int = 500
+    classifier: ReferenceClassifier, images: Tensor, *, mirror: bool = False, batch_size: int = 100
 ) -> tuple[Tensor, Tensor]:
     """Features (n, 256) and predicted classes (n,) of uint8 images (n, 3, 32, 32), on the CPU.
 
