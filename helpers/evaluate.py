@@ -31,15 +31,13 @@ from .storage import load_model, weights_path
 
 BATCH = 100  # larger ones are no faster: their tensors no longer fit into what glibc reuses
 TRAIN_IMAGES = 10_000
+# Of images x and their reconstructions y, one number an image. What stands here is measured for every model and split.
+IMAGE_TERMS = {"mse": metrics.mse_per_image, "mae": metrics.mae_per_image, "ssim": metrics.ssim_per_image}
 
 
 def image_terms(x: Tensor, y: Tensor, suffix: str = "") -> dict[str, Tensor]:
-    """Per image (n,): squared and absolute error and structural similarity."""
-    return {
-        f"mse{suffix}": metrics.mse_per_image(x, y),
-        f"mae{suffix}": metrics.mae_per_image(x, y),
-        f"ssim{suffix}": metrics.ssim_per_image(x, y),
-    }
+    """Per image (n,): IMAGE_TERMS, their names with a suffix."""
+    return {name + suffix: term(x, y) for name, term in IMAGE_TERMS.items()}
 
 
 def likelihood_terms(model: VAE, x: Tensor, q: Posterior, eps: Tensor) -> dict[str, Tensor]:
@@ -133,7 +131,7 @@ def evaluate_linear(code: LinearCode, split: Split, d: int, tick: Callable[[int]
 def _reconstruction(table: dict[str, Tensor], moments: PixelMoments, suffix: str = "") -> dict[str, Estimate]:
     mse = table[f"mse{suffix}"].double()
     pooled = "psnr_sample" if suffix else "psnr_pooled"
-    found = {name + suffix: Estimate.mean(table[name + suffix]) for name in ("mse", "mae", "ssim")}
+    found = {name + suffix: Estimate.mean(table[name + suffix]) for name in IMAGE_TERMS}
     found[pooled] = Estimate.of(lambda m: metrics.psnr(m[0]), mse[:, None])
     found[f"psnr_mean{suffix}"] = Estimate.mean(metrics.psnr(mse))
     return found if suffix else found | moments.estimates()

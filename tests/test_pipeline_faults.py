@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from helpers.config import ROOT, UserError, results_folder, write_whole
-from helpers.runs.pipeline import choose_folder, earlier_seconds, estimate, parse_parameters, span
+from helpers.runs.pipeline import choose_folder, earlier_seconds, estimate, parse_parameters, reports, span
 from helpers.runs.supervise import Memory, only_run
 from helpers.schemas import read_json
 
@@ -174,6 +174,15 @@ except Stopped as stop:
 def test_nothing_is_said_of_the_tasks_that_a_stopped_run_leaves_behind() -> None:
     done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr == "stopped by SIGTERM\n"
+
+
+def test_a_single_notebook_in_a_new_folder_ends_without_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.json").write_text("{}")
+    reports("photos", tmp_path)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"no report: {tmp_path} has not the results of 01_data_exploration, 02_autoencoder, ")
 
 
 def test_what_changed_since_the_interruption_runs_again(place: Place) -> None:

@@ -388,6 +388,10 @@ def reports(dataset: str, folder: Path) -> None:
 
     pages = notebook_page.export_all(folder)
     print(f"{len(pages)} notebooks as pages: {shown(folder / 'notebooks')}/*.html")
+    missing = {name: file for name, files in PROMISED.items() for file in files if not (folder / file).is_file()}
+    if missing:
+        print(f"no report: {folder} has not the results of {', '.join(missing)}")
+        return
     if folder.parent != ROOT / "outs":
         print(f"report of this run: {shown(report.build(folder, folder / 'report'))}")
         return
