@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import psutil
 import pytest
@@ -155,6 +156,19 @@ def test_a_killed_process_ends_the_run_with_a_line_and_one_goes_on(
     assert len(lines) == 1 and "lost each other" in lines[0] and "the same command continues" in lines[0], complained
     _, history = train(load_data(arrays), settings, tmp_path)
     assert_same_curve(history.records, expected)
+
+
+def test_the_notebook_launcher_of_notebook_3_trains_on_two_processes(tmp_path: Path) -> None:
+    cells = nbformat.read(ROOT / "notebooks" / "03_vae_training.ipynb", 4).cells
+    (text,) = [cell.source for cell in cells if "notebook_launcher" in cell.source]
+    code = text.split("```python\n")[1].split("```")[0]
+    assert code.count('"../outs/scratch"') == 1
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("../outs/scratch", str(tmp_path))],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert load_history(tmp_path, "vae").run["processes"] == 2
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_batch(photos: Dataset) -> None:
