@@ -154,7 +154,7 @@ OF_MODEL: dict[str, dict[str, Any]] = {
     "vae": {"cutout": 12},
     # The judge of samples: another seed and another network than what it judges; only its logits are trained.
     "reference": {
-        "width": 48, "epochs": 12, "muon_rate": 5.0, "weight_decay": 0.01, "class_weight": 1.0, "code_weight": 0.0,
+        "width": 48, "epochs": 25, "muon_rate": 5.0, "weight_decay": 0.01, "class_weight": 1.0, "code_weight": 0.0,
         "label_smoothing": 0.2, "translate": 2, "cutout": 8, "seed": 1,
     },
     "autoencoder": {"epochs": 8},
