@@ -76,6 +76,10 @@ SCHEMAS: dict[str, Schema] = {
     "training.json": thing({"failure": map_of(RECORD), "loss": map_of({"type": "number"})}),
     "generation.json": thing({"n": COUNT, "scores": map_of({"type": "object"}), "best": TEXT}),
     "compression.json": thing({"n": COUNT, "bytes": NUMBERS, "psnr": NUMBERS, "needed": {"type": "object"}}),
+    "peers.json": map_of(
+        thing({"minutes": {"type": "number"}, "n": COUNT, "psnr_pooled": {"type": "number"}, "parameters": COUNT,
+               "frechet": map_of({"type": "number"}), "environment": ENVIRONMENT}),
+    ),
     "run.json": thing(
         {
             "finished": TIME, "dataset": TEXT, "profile": TEXT, "fresh": {"type": "boolean"},

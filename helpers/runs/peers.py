@@ -9,21 +9,48 @@ same number of minutes is not trained again. All have 128 numbers in the code an
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import UserError, nearest, out_dir, profile_settings, program, write_whole
+from ..config import UserError, nearest, out_dir, profile_settings, program
 from ..data import Dataset, Split, batches, load_data, to_bytes
 from ..evaluate import evaluate_model
+from ..measure.metrics import linear_probe
 from ..models import VAE, Autoencoder
 from ..priors import aggregate_posterior, fit_mixture, sample_mixture, standard_normal
 from ..reference import ReferenceClassifier, judge, score
 from ..runtime import environment
+from ..schemas import read_json, write_json
 from ..storage import load_model, weights_path
 from .peer_models import LATENT, PEERS, Trained
+
+Row = dict[str, Any]
+# What is compared: the title of a column, its number in a row (None: this model has none), and which number is best.
+COLUMNS: dict[str, tuple[Callable[[Row], float | None], Callable[..., float]]] = {
+    "PSNR (dB)": (lambda row: row["psnr_pooled"], max),
+    "bits per dimension, calibrated": (lambda row: row.get("calibrated_bpd"), min),
+    "rate (nats)": (lambda row: row.get("rate"), min),
+    "linear probe (%)": (lambda row: 100 * row["probe_accuracy"], max),
+    "Frechet distance, reconstructions": (lambda row: row["frechet"]["reconstructions"], min),
+    "Frechet distance, best samples": (lambda row: min(row["frechet"]["N(0, I)"], row["frechet"]["mixture"]), min),
+    "images/s in training": (lambda row: row["images_per_second"], max),
+    "weights (million)": (lambda row: row["parameters"] / 1e6, min),
+}
+
+
+def by_column(rows: dict[str, Row]) -> dict[str, dict[str, float]]:
+    """{title: {model: number}}, without the models that have no such number."""
+    found = {title: {name: value(row) for name, row in rows.items()} for title, (value, _) in COLUMNS.items()}
+    return {title: {k: v for k, v in values.items() if v is not None} for title, values in found.items()}
+
+
+def first_in(columns: dict[str, dict[str, float]]) -> dict[str, str]:
+    """{title: the model that is first}."""
+    return {title: COLUMNS[title][1](values, key=values.__getitem__) for title, values in columns.items()}
 
 
 def best_sigma(model: VAE, data: Dataset) -> float:
@@ -39,25 +66,21 @@ def best_sigma(model: VAE, data: Dataset) -> float:
 
 def probe_accuracy(model: Autoencoder, data: Dataset, n: int = 10_000) -> float:
     """Test accuracy of a linear classifier on standardised codes, fitted to n training images."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    def codes(split: Split) -> Any:
-        with torch.no_grad():
-            return torch.cat([model.code(x) for x, _ in batches(split, 500)]).numpy()
+    @torch.no_grad()
+    def codes(split: Split) -> Tensor:
+        return torch.cat([model.code(x) for x, _ in batches(split, 100)])
 
     train = data.train.head(n)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(codes(train), train.labels.numpy())
-    return float(probe.score(codes(data.test), data.test.labels.numpy()))
+    return linear_probe(codes(train), train.labels, codes(data.test), data.test.labels).value
 
 
-def measure(trained: Trained, data: Dataset, folder: Path) -> dict[str, Any]:
+def measure(trained: Trained, data: Dataset, folder: Path) -> Row:
     """Every column of the table on all test images."""
     model = trained.model.eval()
     found = evaluate_model(model, data.test).metrics
     columns = ("psnr_pooled", "ssim", "rate", "bpd", "active_units")
-    row: dict[str, Any] = {name: found[name].value for name in columns if name in found}
+    row: Row = {name: found[name].value for name in columns if name in found}
     if isinstance(model, VAE):
         row |= {"sigma": model.sigma.item(), "calibrated_sigma": best_sigma(model, data)}
         model.log_sigma.data.fill_(math.log(row["calibrated_sigma"]))
@@ -107,15 +130,16 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--minutes {options.minutes} must lie between 0 and 1000")
     data, folder = load_data("cifar10"), out_dir(profile_settings("full"))
     path = folder / "peers.json"
-    rows = json.loads(path.read_text()) if path.is_file() else {}
+    rows = read_json(path, "delete it and run the peers again") if path.is_file() else {}
     for name in options.only or PEERS:
         if rows.get(name, {}).get("minutes") == options.minutes:
             print(f"{name}: in the table already", flush=True)
             continue
         torch.manual_seed(0)
         row = measure(PEERS[name](data, options.minutes), data, folder)
-        rows[name] = row | {"minutes": options.minutes, "seed": 0, "environment": environment()}
-        write_whole(path, json.dumps(rows, indent=1) + "\n")
+        precision = {} if name == "ours" else {"training_precision": "float32"}  # their own loops know nothing of bf16
+        rows[name] = row | {"minutes": options.minutes, "seed": 0, "environment": environment() | precision}
+        write_json(path, rows)
         print(f"{name}: {json.dumps(row)}", flush=True)
 
 

@@ -387,6 +387,24 @@ def frontier_plot(line: Mapping[int, Mapping[str, str]], seeds: Sequence[Mapping
     return figure
 
 
+def peers_plot(columns: Mapping[str, Mapping[str, float]]) -> Figure:
+    """A panel for each column of the comparison, a bar for each model that has such a number."""
+    names = list(next(iter(columns.values())))
+    figure, axes = plt.subplots(-(-len(columns) // 2), 2, figsize=(WIDTH, 5.6), sharey=True)
+    for axis, (title, values) in zip(axes.flat, columns.items(), strict=True):
+        places = [names.index(name) for name in values]
+        bars = axis.barh(places, list(values.values()), color=[CLASS_COLOURS[0 if p == 0 else 9] for p in places], lw=0)
+        axis.bar_label(bars, [f"{v:,.4g}" for v in values.values()], padding=3, fontsize=9)
+        axis.set_title(title, loc="left", fontsize=9.5)
+        axis.set_yticks(range(len(names)), names)
+        axis.grid(False)
+        axis.set_xticks([])
+        axis.spines["bottom"].set_visible(False)
+        axis.margins(x=0.25)
+    axes.flat[0].invert_yaxis()
+    return figure
+
+
 def rate_distortion_plot(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
     """PSNR (pooled, dB) against bytes per image, one labelled line per codec; long lines (theory) have no markers."""
     figure, axis = plt.subplots(figsize=(WIDTH, 5.2))
