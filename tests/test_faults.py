@@ -180,6 +180,10 @@ def example(kind: str) -> dict[str, Any]:
         "training.json": {"failure": {"sigma_1": record}, "loss": {"train": 1.0}},
         "generation.json": {"n": 5, "scores": {"real": {"n": 5}}, "best": "real"},
         "compression.json": {"n": 5, "bytes": [1.0], "psnr": [20.0], "needed": {}},
+        "peers.json": {
+            "ours": {"minutes": 20.0, "n": 5, "psnr_pooled": 23.5, "parameters": 7, "frechet": {"mixture": 1.0},
+                     "environment": environment},
+        },
         "run.json": {
             "finished": "2026-01-01T00:00:00+00:00", "dataset": "photos", "profile": "smoke", "fresh": True,
             "seconds": {"01": 1.0}, "total_seconds": 1.0, "peak_mib": {"01": 500}, "environment": environment,
@@ -192,7 +196,7 @@ def example(kind: str) -> dict[str, Any]:
 
 
 KINDS = ("metrics.json", "vae_history.json", "captions.json", "data.json", "training.json", "generation.json",
-         "compression.json", "run.json", ".unfinished.json")  # fmt: skip
+         "compression.json", "peers.json", "run.json", ".unfinished.json")  # fmt: skip
 
 
 def test_there_is_an_example_of_every_schema() -> None:
@@ -256,6 +260,7 @@ class TestJson:
         ("captions.json", {"../../x": "A caption that is long enough."}, "../../x"),
         ("captions.json", {"x": "A <script>that is long</script> enough."}, "$.x"),
         ("captions.json", {"x": "a"}, "$.x"),
+        ("peers.json", {"other": {"n": 5}}, "$.other"),
         ("run.json", {"finished": "yesterday"}, "$.finished"), (".unfinished.json", {"done": {"01": {}}}, "01"),
     ],
 )  # fmt: skip

@@ -1,20 +1,24 @@
 """Scores of samples give the known answers; the flow and the sharp decoder learn what they should, and nothing else."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers.config import UserError, profile_settings
+from helpers.config import Settings, UserError, profile_settings
 from helpers.data import Dataset
 from helpers.flow import Flow, fit_flow, load_or_fit_flow, sample_flow
 from helpers.measure.inception import inception_scores
 from helpers.measure.sample_metrics import copying_statistic, frechet_distance, kernel_distance, manifold_scores
 from helpers.models import build_model
-from helpers.priors import class_gaussians, gaussian_pixels, sample_all_classes
+from helpers.priors import class_gaussians, encode_all, gaussian_pixels, sample_all_classes, training_codes
 from helpers.reference import judge, score, seed_spread
+from helpers.runs.peers import by_column, first_in
 from helpers.sharp import Critic, SharpTrainer, feature_distance, of_vae
-from helpers.storage import load_history, load_vae, weights_path
+from helpers.show.figures import peers_plot
+from helpers.storage import load_history, load_model, load_vae, weights_path
 from helpers.training import load_or_train, train
 
 from .conftest import TINY
@@ -241,3 +245,38 @@ def test_the_sharp_decoder_leaves_the_vae_alone_and_knows_whose_code_it_reads(
     other = of_vae(tmp_path) | {"vae_sha256": "another"}
     assert not load_or_train(photos, settings, tmp_path, **other)[1].loaded
     assert load_history(tmp_path, "sharp").run["vae_sha256"] == "another"
+
+
+def test_training_codes_are_kept_for_the_same_weights_and_images(
+    photos: Dataset, tiny: Settings, tmp_path: Path
+) -> None:
+    train(photos, tiny, tmp_path)
+    few = photos.limited(150, 0)
+    mu, std = training_codes(tmp_path, few)
+    expected = encode_all(load_model(weights_path(tmp_path, "vae"))[0], few.train)
+    assert torch.equal(mu, expected[0]) and torch.equal(std, expected[1])
+    kept = (tmp_path / "codes.safetensors").stat().st_mtime_ns
+    assert torch.equal(training_codes(tmp_path, few)[1], std)
+    assert (tmp_path / "codes.safetensors").stat().st_mtime_ns == kept
+    assert len(training_codes(tmp_path, photos.limited(151, 0))[0]) == 151
+    train(photos, dataclasses.replace(tiny, seed=1), tmp_path / "other")
+    shutil.copy(weights_path(tmp_path / "other", "vae"), weights_path(tmp_path, "vae"))
+    assert not torch.equal(training_codes(tmp_path, few)[0], mu)
+
+
+# --- peers ------------------------------------------------------------------------------------------------------
+
+
+def test_the_columns_of_the_peers_say_who_is_first_in_each() -> None:
+    vae = {
+        "psnr_pooled": 24.0, "calibrated_bpd": 6.0, "rate": 300.0, "probe_accuracy": 0.5, "images_per_second": 400.0,
+        "frechet": {"reconstructions": 100.0, "N(0, I)": 200.0, "mixture": 150.0}, "parameters": 4_000_000,
+    }  # fmt: skip
+    plain = {k: v for k, v in vae.items() if k not in ("calibrated_bpd", "rate")}
+    plain |= {"images_per_second": 900.0, "frechet": {"reconstructions": 90.0, "N(0, I)": 151.0, "mixture": 160.0}}
+    columns = by_column({"ours": vae, "an autoencoder": plain | {"psnr_pooled": 23.0, "parameters": 5_000_000}})
+    assert columns["rate (nats)"] == {"ours": 300.0}  # an autoencoder has none
+    assert columns["Frechet distance, best samples"] == {"ours": 150.0, "an autoencoder": 151.0}
+    others = {title for title, name in first_in(columns).items() if name != "ours"}
+    assert others == {"Frechet distance, reconstructions", "images/s in training"}
+    assert len(peers_plot(columns).axes) == len(columns) == 8
