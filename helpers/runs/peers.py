@@ -29,16 +29,16 @@ from ..storage import load_model, weights_path
 from .peer_models import LATENT, PEERS, Trained
 
 Row = dict[str, Any]
-# What is compared: the title of a column, its number in a row (None: this model has none), and which number is best.
+# What is compared: the title of a column (which way is better), its number in a row (None: this model has none).
 COLUMNS: dict[str, tuple[Callable[[Row], float | None], Callable[..., float]]] = {
-    "PSNR (dB)": (lambda row: row["psnr_pooled"], max),
-    "bits per dimension, calibrated": (lambda row: row.get("calibrated_bpd"), min),
-    "rate (nats)": (lambda row: row.get("rate"), min),
-    "linear probe (%)": (lambda row: 100 * row["probe_accuracy"], max),
-    "Frechet distance, reconstructions": (lambda row: row["frechet"]["reconstructions"], min),
-    "Frechet distance, best samples": (lambda row: min(row["frechet"]["N(0, I)"], row["frechet"]["mixture"]), min),
-    "images/s in training": (lambda row: row["images_per_second"], max),
-    "weights (million)": (lambda row: row["parameters"] / 1e6, min),
+    "PSNR (dB) ↑": (lambda row: row["psnr_pooled"], max),
+    "bits/dim, calibrated ↓": (lambda row: row.get("calibrated_bpd"), min),
+    "rate (nats) ↓": (lambda row: row.get("rate"), min),
+    "linear probe (%) ↑": (lambda row: 100 * row["probe_accuracy"], max),
+    "Frechet, reconstructions ↓": (lambda row: row["frechet"]["reconstructions"], min),
+    "Frechet, best samples ↓": (lambda row: min(row["frechet"]["N(0, I)"], row["frechet"]["mixture"]), min),
+    "images/s in training ↑": (lambda row: row["images_per_second"], max),
+    "weights (million) ↓": (lambda row: row["parameters"] / 1e6, min),
 }
 
 
