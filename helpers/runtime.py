@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .config import UserError
 from .data import ALONE, Share
 
+_OPEN_BLOCKS: list[bool] = []  # of freed_memory_kept
 COMPILE_FROM_STEPS = 1500  # compiling costs about a minute, which a short run never earns back
 
 
@@ -174,7 +175,8 @@ def freed_memory_kept() -> Iterator[None]:
     """Tell glibc to keep freed blocks: the steps of a training ask for the same large tensors again and again.
 
     Otherwise the C library returns each of them to the system, which clears every page anew. Afterwards everything is
-    given back, because an evaluation would just hold it. Nothing happens elsewhere (macOS, Windows, musl).
+    given back, because an evaluation would just hold it. A block inside another one changes nothing, and nothing
+    happens where there is no glibc (macOS, Windows, musl).
     """
     try:
         libc = ctypes.CDLL(None)
@@ -187,12 +189,17 @@ def freed_memory_kept() -> Iterator[None]:
         set_option(-3, block)  # M_MMAP_THRESHOLD of malloc.h: larger blocks are the system's own
         set_option(-1, free)  # M_TRIM_THRESHOLD: so much may stay unused
 
-    keep_below(1 << 30, (1 << 31) - 1)
+    outermost = not _OPEN_BLOCKS
+    _OPEN_BLOCKS.append(True)
+    if outermost:
+        keep_below(1 << 30, (1 << 31) - 1)
     try:
         yield
     finally:
-        keep_below(1 << 25, 1 << 26)  # the most to which glibc's own rule would let them rise
-        give_back(0)
+        _OPEN_BLOCKS.pop()
+        if outermost:
+            keep_below(1 << 25, 1 << 26)  # the most to which glibc's own rule would let them rise
+            give_back(0)
 
 
 def environment() -> dict[str, Any]:

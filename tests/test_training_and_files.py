@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,29 @@ from .conftest import assert_one_line_error, run_module
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+KEEPING = """
+import psutil, torch
+from helpers.runtime import freed_memory_kept
+
+def mib():
+    return psutil.Process().memory_info().rss / 2**20
+
+before = mib()
+with freed_memory_kept():
+    with freed_memory_kept():
+        del (x := [torch.ones(50_000_000)])[:]  # 191 MiB
+    kept = mib() - before
+print(kept, mib() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_freed_memory_is_kept_inside_the_outermost_block_and_then_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", KEEPING], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept, left = map(float, done.stdout.split())
+    assert kept > 180 and left < 60, done.stdout
 
 
 def test_training_lowers_the_loss_and_validation_changes_nothing(photos: Dataset, tiny: Settings) -> None:

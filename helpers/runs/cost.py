@@ -28,7 +28,7 @@ from ..config import Settings, home, out_dir, profile_settings, program, write_w
 from ..data import Dataset, batches, load_data
 from ..folders import store
 from ..models import build_model
-from ..runtime import environment
+from ..runtime import environment, freed_memory_kept
 from ..training import Trainer
 from .benchmark import alone, convolution_peak, training_flop
 
@@ -54,8 +54,9 @@ def measure(settings: Settings) -> dict[str, float]:
     """Seconds of an epoch without validation, after one to warm up, and the peak memory of this process in bytes."""
     data = load_data(settings.dataset)
     trainer = Trainer(build_model(settings, len(data.class_names)), data, settings)
-    trainer.epoch()
-    speed = trainer.epoch()["images_per_second"]
+    with freed_memory_kept():
+        trainer.epoch()
+        speed = trainer.epoch()["images_per_second"]
     return {"seconds": settings.n_train / speed, "bytes": peak_memory()}
 
 
