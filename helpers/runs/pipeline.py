@@ -53,7 +53,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     ),
     "05_generation": (
         "generation.json",
-        *(f"{name}.png" for name in ("samples", "sharp", "scores", "class_samples", "interpolations")),
+        *(f"{name}.png" for name in ("samples", "sharp", "scores", "peers", "class_samples", "interpolations")),
         *(f"{name}.png" for name in ("arithmetic", "temperatures", "neighbours", "overview")),
         "seed_spread.json",
         *(f"{model}{kind}" for model in ("reference", "sharp") for kind in (".safetensors", "_history.json")),
