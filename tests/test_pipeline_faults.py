@@ -352,10 +352,9 @@ def test_a_run_stays_under_four_gibibytes_and_says_so(smoke: Path) -> None:
     assert len(peaks) == 7 and all(200 < mib < 4096 for mib in peaks.values()), peaks
 
 
-def test_the_committed_run_stayed_near_four_gibibytes() -> None:
+def test_the_committed_run_stayed_under_four_gibibytes() -> None:
     peaks = read_json(ROOT / "outs" / "exercise_03" / "run.json")["peak_mib"]
-    fits_the_flow = peaks.pop("05_generation")  # a run that finds the flow stored needs less
-    assert len(peaks) == 6 and max(peaks.values()) < 4096 and fits_the_flow < 4608, peaks
+    assert len(peaks) == 7 and max(peaks.values()) < 4096, peaks
 
 
 def test_times_read_as_somebody_would_say_them(tmp_path: Path) -> None:
