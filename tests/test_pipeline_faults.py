@@ -16,7 +16,16 @@ import psutil
 import pytest
 
 from helpers.config import ROOT, UserError, results_folder, write_whole
-from helpers.runs.pipeline import choose_folder, earlier_seconds, estimate, parse_parameters, reports, span
+from helpers.runs.pipeline import (
+    PROMISED,
+    check_promises,
+    choose_folder,
+    earlier_seconds,
+    estimate,
+    parse_parameters,
+    reports,
+    span,
+)
 from helpers.runs.supervise import Memory, only_run
 from helpers.schemas import read_json
 
@@ -174,6 +183,18 @@ except Stopped as stop:
 def test_nothing_is_said_of_the_tasks_that_a_stopped_run_leaves_behind() -> None:
     done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr == "stopped by SIGTERM\n"
+
+
+def test_only_what_was_stored_may_be_older_than_the_run(tmp_path: Path) -> None:
+    for name in PROMISED["05_generation"]:
+        (tmp_path / name).touch()
+        if name.endswith(("safetensors", "history.json")) or name == "seed_spread.json":
+            os.utime(tmp_path / name, (0, 0))
+    began = time.time()
+    check_promises("05_generation", tmp_path, began)
+    os.utime(tmp_path / "generation.json", (0, 0))
+    with pytest.raises(UserError, match="did not write generation.json"):
+        check_promises("05_generation", tmp_path, began)
 
 
 def test_a_single_notebook_in_a_new_folder_ends_without_a_report(

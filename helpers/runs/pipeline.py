@@ -64,6 +64,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+STORED = (".safetensors", "_history.json", "seed_spread.json")  # ends of what an earlier run may have left for this one
 OPTIONS = ("profile", "dataset", "out")  # parameters that have an option of their own
 
 
@@ -171,11 +172,10 @@ def failure(error: Any) -> str:
 
 
 def check_promises(name: str, folder: Path, began: float) -> None:
-    """Raises UserError when a promised file is missing or older than the run (stored weights may be older)."""
+    """Raises UserError when a promised file is missing or older than the run (what is STORED may be older)."""
     for promised in PROMISED[name]:
         path = folder / promised
-        kept = promised.endswith((".safetensors", "_history.json"))
-        if not path.is_file() or (path.stat().st_mtime < began - 2 and not kept):
+        if not path.is_file() or (path.stat().st_mtime < began - 2 and not promised.endswith(STORED)):
             raise UserError(f"{name} did not write {promised}, which it promises")
 
 
