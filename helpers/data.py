@@ -20,6 +20,7 @@ from .config import HINTS, ROOT, UserError, cannot_write, check_dataset
 SPLIT_SEED = 2026  # part of the definition of the data, so no run's seed changes it
 VALIDATION_FRACTION = 0.1
 SPLITS = ("train", "validation", "test")
+EVALUATION_BATCH = 100  # larger ones are no faster: their tensors no longer fit into what glibc reuses
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def stratified_split(labels: Tensor, fraction: float = VALIDATION_FRACTION) -> t
 
 def batches(
     split: Split,
-    batch_size: int,
+    batch_size: int = EVALUATION_BATCH,
     *,
     order: torch.Generator | None = None,
     device: torch.device | str = "cpu",

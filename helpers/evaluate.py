@@ -29,7 +29,6 @@ from .measure.results import SEED, Results, SplitResult, metrics_content, store
 from .models import VAE, Autoencoder, Posterior
 from .storage import load_model, weights_path
 
-BATCH = 100  # larger ones are no faster: their tensors no longer fit into what glibc reuses
 TRAIN_IMAGES = 10_000
 # Of images x and their reconstructions y, one number an image. What stands here is measured for every model and split.
 IMAGE_TERMS = {"mse": metrics.mse_per_image, "mae": metrics.mae_per_image, "ssim": metrics.ssim_per_image}
@@ -87,7 +86,7 @@ def _collect(
     and go, would leave holes in memory that nothing fits into.
     """
     moments, table, done = PixelMoments(), {}, 0
-    for x, _ in batches(split, BATCH, device=device):
+    for x, _ in batches(split, device=device):
         y, row = describe(x)
         row |= image_terms(x, y)
         row |= {"spectrum_image": metrics.radial_spectrum(x), "spectrum_error": metrics.radial_spectrum(x - y)}

@@ -20,10 +20,10 @@ from .storage import fingerprint, load_model, read_tensors, weights_path, write_
 
 
 @torch.no_grad()
-def encode_all(model: VAE, split: Split, batch_size: int = 100) -> tuple[Tensor, Tensor]:
+def encode_all(model: VAE, split: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q(z|x) for every image of the split, each (n, d), on the CPU."""
     device = model.log_sigma.device
-    posteriors = [model.encode(x) for x, _ in batches(split, batch_size, device=device)]
+    posteriors = [model.encode(x) for x, _ in batches(split, device=device)]
     mu, logvar = (torch.cat(parts).cpu() for parts in zip(*posteriors, strict=True))
     return mu, (0.5 * logvar).exp()
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .config import Settings, write_whole
-from .data import to_unit
+from .data import EVALUATION_BATCH, to_unit
 from .measure.sample_metrics import frechet_distance, kernel_distance, manifold_scores
 from .models import Output
 
@@ -71,9 +71,7 @@ class ReferenceClassifier(nn.Module):
 
 
 @torch.no_grad()
-def judge(
-    classifier: ReferenceClassifier, images: Tensor, *, mirror: bool = False, batch_size: int = 100
-) -> tuple[Tensor, Tensor]:
+def judge(classifier: ReferenceClassifier, images: Tensor, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
     """Features (n, 256) and predicted classes (n,) of uint8 images (n, 3, 32, 32), on the CPU.
 
     With `mirror` the features of an image and of its mirror image are averaged, which recognises better and takes
@@ -81,7 +79,7 @@ def judge(
     """
     device = next(classifier.parameters()).device
     found = []
-    for part in images.split(batch_size):
+    for part in images.split(EVALUATION_BATCH):
         x = to_unit(part, device)
         features = classifier.features(x)
         found.append((features + classifier.features(x.flip(3))) / 2 if mirror else features)

@@ -203,6 +203,17 @@ def test_a_wrong_formula_and_a_short_caption_are_refused(tmp_path: Path) -> None
         Gallery(tmp_path)(plt.figure(), "x", "short")
 
 
+def test_figures_of_another_run_are_not_stamped_as_figures_of_this_one(tmp_path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    own, stored = plt.figure(), plt.figure()
+    gallery = Gallery(tmp_path, notice="Not CIFAR-10: no data")
+    gallery(own, "own", "a figure of this run")
+    gallery(stored, "stored", "a figure of stored runs", stored=True)
+    assert [text.get_text() for text in own.texts] == ["photos, not CIFAR-10"]
+    assert [text.get_text() for text in stored.texts] == ["stored runs on CIFAR-10, not photos"]
+
+
 def test_the_committed_report_is_what_its_results_give() -> None:
     done = run_module("helpers.show.report", "--check")
     assert done.returncode == 0, done.stderr

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..config import UserError
+from ..data import EVALUATION_BATCH
 
 
 @torch.no_grad()
-def inception_scores(real: Tensor, made: Tensor, batch_size: int = 100) -> dict[str, float]:
+def inception_scores(real: Tensor, made: Tensor) -> dict[str, float]:
     """FID of uint8 images `made` against `real` (n, 3, h, w), and the Inception score of `made` with its deviation.
 
     Features of torch-fidelity's Inception-v3 [Heusel et al. 2017; Salimans et al. 2016], by torchmetrics. Raises
@@ -24,9 +25,9 @@ def inception_scores(real: Tensor, made: Tensor, batch_size: int = 100) -> dict[
     except (ModuleNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"no FID: pip install -e '.[inception]' and a network for the weights ({reason})") from None
-    for part in real.split(batch_size):
+    for part in real.split(EVALUATION_BATCH):
         distance.update(part, real=True)
-    for part in made.split(batch_size):
+    for part in made.split(EVALUATION_BATCH):
         distance.update(part, real=False)
         score.update(part)
     mean, deviation = score.compute()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Split, to_unit
+from ..data import EVALUATION_BATCH, Split, to_unit
 from ..losses import bits_per_dim, discretised_nll, gaussian_nll
 from ..models import VAE, Posterior
 from . import latents
@@ -18,12 +18,12 @@ IMAGES, SAMPLES = 1000, (1, 8, 64)
 
 
 @torch.no_grad()
-def bound(vae: VAE, code: LinearCode, split: Split, batch: int = 100) -> dict[str, Any]:
+def bound(vae: VAE, code: LinearCode, split: Split) -> dict[str, Any]:
     """The importance-weighted bound on the first images of a split beside uniform, PNG, WebP and the linear models."""
     split, device, values = split.head(IMAGES), vae.log_sigma.device, split.images[0].numel()
     noise = torch.Generator(device).manual_seed(SEED)
     weights: dict[str, list[Tensor]] = {"mass": [], "density": []}
-    for images in split.images.split(batch):
+    for images in split.images.split(EVALUATION_BATCH):
         x = to_unit(images, device)
         q = vae.encode(x)
         samples = [_log_weights(vae, x, q, noise) for _ in range(max(SAMPLES))]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import ROOT
-from ..data import Split, to_unit
+from ..data import EVALUATION_BATCH, Split, to_unit
 from ..losses import discretised_nll, kl_per_dim
 from ..models import VAE, Autoencoder
 from . import metrics
@@ -17,7 +17,6 @@ from .results import SEED
 from .shifts import CORRUPTIONS, SEVERITIES, file_bits, foreign_sets, made_sets
 
 IMAGES = 1000  # the first ones of the test split, whose order is random
-BATCH = 100  # larger ones are no faster: their tensors no longer fit into what glibc reuses
 
 
 def corruptions(models: dict[str, Autoencoder], test: Split) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def _quality(model: Autoencoder, x: Tensor, some: Split) -> dict[str, Any]:
     """Accuracy on x and PSNR of its reconstruction against x and against the clean images of `some`."""
     columns: dict[str, list[Tensor]] = {name: [] for name in ("logits", "code_logits", "clean", "corrupted")}
     device = model.log_sigma.device
-    for part, images in zip(x.split(BATCH), some.images.split(BATCH), strict=True):
+    for part, images in zip(x.split(EVALUATION_BATCH), some.images.split(EVALUATION_BATCH), strict=True):
         part = part.to(device)
         h, features = model.encoder(part)
         code = model.split(h).mu if isinstance(model, VAE) else h
@@ -79,7 +78,7 @@ def describe(vae: VAE, images: Tensor) -> dict[str, Tensor]:
     bits = values * torch.log(torch.tensor(2.0)).item()
     noise = torch.Generator(device).manual_seed(SEED)
     parts: dict[str, list[Tensor]] = {name: [] for name in ("bpd", "mse", "confidence")}
-    for some in images.split(BATCH):
+    for some in images.split(EVALUATION_BATCH):
         x = to_unit(some, device)
         h, features = vae.encoder(x)
         q = vae.split(h)

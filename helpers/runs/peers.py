@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config import UserError, nearest, out_dir, profile_settings, program
-from ..data import Dataset, Split, batches, load_data, to_bytes
+from ..data import EVALUATION_BATCH, Dataset, Split, batches, load_data, to_bytes
 from ..evaluate import evaluate_model
 from ..measure.metrics import linear_probe
 from ..models import VAE, Autoencoder
@@ -59,7 +59,7 @@ def best_sigma(model: VAE, data: Dataset) -> float:
     with torch.no_grad():
         errors = [
             (model.decode(q.sample(torch.randn(q.mu.shape, generator=noise))) - x).square().mean((1, 2, 3))
-            for x, q in ((x, model.encode(x)) for x, _ in batches(data.validation, 500))
+            for x, q in ((x, model.encode(x)) for x, _ in batches(data.validation))
         ]
     return torch.cat(errors).mean().sqrt().item()
 
@@ -69,7 +69,7 @@ def probe_accuracy(model: Autoencoder, data: Dataset, n: int = 10_000) -> float:
 
     @torch.no_grad()
     def codes(split: Split) -> Tensor:
-        return torch.cat([model.code(x) for x, _ in batches(split, 100)])
+        return torch.cat([model.code(x) for x, _ in batches(split)])
 
     train = data.train.head(n)
     return linear_probe(codes(train), train.labels, codes(data.test), data.test.labels).value
@@ -88,7 +88,7 @@ def measure(trained: Trained, data: Dataset, folder: Path) -> Row:
         codes = aggregate_posterior(model, data.train)
     else:
         with torch.no_grad():
-            codes = torch.cat([model.code(x) for x, _ in batches(data.train, 500)])
+            codes = torch.cat([model.code(x) for x, _ in batches(data.train)])
     row["probe_accuracy"] = probe_accuracy(model, data)
     classifier, _ = load_model(weights_path(folder, "reference"))
     real, _ = judge(classifier, data.test.images)
@@ -105,10 +105,10 @@ def frechet_distances(
 
     @torch.no_grad()
     def images(z: Tensor) -> Tensor:
-        return torch.cat([to_bytes(model.decode(part)) for part in z.split(500)])
+        return torch.cat([to_bytes(model.decode(part)) for part in z.split(EVALUATION_BATCH)])
 
     with torch.no_grad():
-        rebuilt = torch.cat([model.code(x) for x, _ in batches(data.test, 500)])
+        rebuilt = torch.cat([model.code(x) for x, _ in batches(data.test)])
     drawn = {
         "reconstructions": rebuilt,
         "N(0, I)": standard_normal(n, LATENT),

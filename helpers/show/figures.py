@@ -63,12 +63,16 @@ class Gallery:
         self.folder, self.notice = folder, notice
         use_theme()
 
-    def __call__(self, figure: Figure, name: str, caption: str) -> None:
-        """Write NAME.png, keep the caption in captions.json, and show the picture in a notebook."""
+    def __call__(self, figure: Figure, name: str, caption: str, *, stored: bool = False) -> None:
+        """Write NAME.png, keep the caption in captions.json, and show the picture in a notebook.
+
+        `stored` figures show the stored runs on CIFAR-10, whatever data this run has.
+        """
         if len(caption) < 20:
             raise UserError(f"figure {name} needs a caption that says what is seen, not {caption!r}")
         if self.notice:
-            figure.text(0, 1.01, "photos, not CIFAR-10", fontsize=9, color="#bd1f01", va="bottom")
+            stamp = "stored runs on CIFAR-10, not photos" if stored else "photos, not CIFAR-10"
+            figure.text(0, 1.01, stamp, fontsize=9, color="#bd1f01", va="bottom")
         png = render(figure)
         plt.close(figure)
         write_whole(self.folder / f"{name}.png", png)
