@@ -4,12 +4,17 @@ The seal is the SHA-256 of everything else in the file. It is no signature: it f
 a flipped bit, another file of this name, a number changed by hand), not somebody who wants to deceive.
 """
 
+import functools
 import hashlib
 import json
 import math
+import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import fastjsonschema
 
 from .config import UserError, write_whole
 
@@ -149,14 +154,27 @@ def seal(content: dict[str, Any]) -> str:
 
 def _check(content: dict[str, Any], path: Path) -> None:
     """Raises UserError with the place in the file and the reason when it has not the form of its kind."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    if (kind := kind_of(path)) in SCHEMAS:
+        try:
+            _validator(kind)(content)
+        except fastjsonschema.JsonSchemaValueException as error:
+            raise UserError(f"{path}: {textwrap.shorten(_reason(error), 200, placeholder=' ...')}") from None
 
-    if schema := SCHEMAS.get(kind_of(path)):
-        error = best_match(Draft202012Validator({**schema, "$defs": DEFINITIONS}).iter_errors(content))
-        if error:
-            message = textwrap.shorten(error.message, 150, placeholder=" ...")
-            raise UserError(f"{path}: {message} at {textwrap.shorten(error.json_path, 100, placeholder=' ...')}")
+
+def _reason(error: fastjsonschema.JsonSchemaValueException) -> str:
+    """The message of the validator; where that names no property, one that does."""
+    if error.rule == "required":
+        return f"{error.name} has no {next(name for name in error.rule_definition if name not in error.value)!r}"
+    if error.rule == "propertyNames":
+        pattern = error.rule_definition["pattern"]
+        return f"{next(name for name in error.value if not re.search(pattern, name))!r} is no name of a figure"
+    return error.message
+
+
+@functools.cache
+def _validator(kind: str) -> Callable[[dict[str, Any]], Any]:
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **SCHEMAS[kind], "$defs": DEFINITIONS}
+    return fastjsonschema.compile(schema, use_default=False)
 
 
 def _finite(text: str) -> float:

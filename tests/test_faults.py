@@ -243,25 +243,25 @@ class TestJson:
         for name in schemas.SCHEMAS[schemas.kind_of(Path(kind))].get("required", ()):
             content = {k: v for k, v in example(kind).items() if k != name}
             (tmp_path / kind).write_text(json.dumps(content | {schemas.SEAL: seal(content)}))
-            refused(lambda: read_json(tmp_path / kind), kind, f"'{name}' is a required property")
-            refused(lambda c=content: write_json(tmp_path / "new" / kind, c), "required")
+            refused(lambda: read_json(tmp_path / kind), kind, f"data has no '{name}'")
+            refused(lambda c=content: write_json(tmp_path / "new" / kind, c), "has no")
         assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "word"),
     [
-        ("metrics.json", {"models": {"vae": {"test": {"n": 5, "psnr": 23.5}}}}, "$.models.vae.test.psnr"),
-        ("metrics.json", {"models": {"vae": {"test": {"n": 5, "psnr": {"value": "x", "stderr": None}}}}}, "'x'"),
-        ("metrics.json", {"spectrum": {"a": {"value": 1.0}}}, "$.spectrum.a"),
+        ("metrics.json", {"models": {"vae": {"test": {"n": 5, "psnr": 23.5}}}}, "data.models.vae.test.psnr"),
+        ("metrics.json", {"models": {"vae": {"test": {"n": 5, "psnr": {"value": "x", "stderr": None}}}}}, "psnr.value"),
+        ("metrics.json", {"spectrum": {"a": {"value": 1.0}}}, "data.spectrum.a"),
         ("metrics.json", {"models": {}}, "models"),
-        ("vae_history.json", {"records": []}, "$.records"), ("vae_history.json", {"more": 1}, "more"),
-        ("vae_history.json", {"records": [{"epoch": 1.0, "seconds": "2"}]}, "$.records[0].seconds"),
+        ("vae_history.json", {"records": []}, "data.records"), ("vae_history.json", {"more": 1}, "more"),
+        ("vae_history.json", {"records": [{"epoch": 1.0, "seconds": "2"}]}, "data.records[0].seconds"),
         ("captions.json", {"../../x": "A caption that is long enough."}, "../../x"),
-        ("captions.json", {"x": "A <script>that is long</script> enough."}, "$.x"),
-        ("captions.json", {"x": "a"}, "$.x"),
-        ("peers.json", {"other": {"n": 5}}, "$.other"),
-        ("run.json", {"finished": "yesterday"}, "$.finished"), (".unfinished.json", {"done": {"01": {}}}, "01"),
+        ("captions.json", {"x": "A <script>that is long</script> enough."}, "data.x"),
+        ("captions.json", {"x": "a"}, "data.x"),
+        ("peers.json", {"other": {"n": 5}}, "data.other"),
+        ("run.json", {"finished": "yesterday"}, "data.finished"), (".unfinished.json", {"done": {"01": {}}}, "01"),
     ],
 )  # fmt: skip
 def test_a_wrong_part_is_named_even_with_a_right_seal(
@@ -366,7 +366,7 @@ def numbers(folder: Path) -> dict[str, float]:
 
 
 # The bounds that tests/README.md states for another order of the same sums.
-EVALUATED, TRAINED = 1e-4, 0.02
+EVALUATED, TRAINED, NATS = 1e-4, 0.02, 0.01
 
 
 def test_another_number_of_threads_changes_an_evaluation_by_rounding_only(first: Path, tmp_path: Path) -> None:
@@ -381,5 +381,7 @@ def test_another_number_of_threads_changes_an_evaluation_by_rounding_only(first:
 
 def test_another_number_of_threads_changes_a_training_little(first: Path, tmp_path: Path) -> None:
     one, two = numbers(first), numbers(whole_run(tmp_path, 1))
-    for name in ("psnr_pooled", "ssim", "rate", "distortion", "bpd", "rmse"):
+    for name in ("psnr_pooled", "ssim", "distortion", "bpd", "rmse"):
         assert one[name] == pytest.approx(two[name], rel=TRAINED), name
+    # The rate of a model that has hardly begun to use its code is nearly nothing, so its bound is absolute.
+    assert one["rate"] == pytest.approx(two["rate"], rel=TRAINED, abs=NATS)

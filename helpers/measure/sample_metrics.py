@@ -76,7 +76,7 @@ def manifold_scores(real: Tensor, made: Tensor, k: int = 5, real_radius: Tensor 
 
 def neighbour_distance(x: Tensor, k: int = 5) -> Tensor:
     """The distance from each row to its k-th nearest other row, (n,)."""
-    return torch.cat([torch.cdist(part, x).kthvalue(k + 1, dim=1).values for part in x.split(1000)])
+    return torch.cat([torch.cdist(part, x).topk(k + 1, largest=False).values[:, k] for part in x.split(1000)])
 
 
 def copying_statistic(train: Tensor, test: Tensor, made: Tensor, cells: int = 20, seed: int = 0) -> float:

@@ -21,6 +21,7 @@ from ..schemas import read_json
 from .figures import read_captions
 from .page import picture, render_html
 
+GLUE = "\N{NO-BREAK SPACE}"  # between the parts of a number, which no line break may part
 SOURCE = ROOT / "report" / EXERCISE / "source.md.j2"
 RESULTS = {
     "m": "metrics.json",
@@ -69,14 +70,14 @@ def number(value: float, digits: int = 2) -> str:
 def estimate(result: dict[str, Any], digits: int = 2) -> str:
     """{"value", "stderr"} -> "23.66 ± 0.02", or without ± where there is no standard error."""
     text = number(result["value"], digits)
-    return text if result.get("stderr") is None else f"{text} ± {number(result['stderr'], digits)}"
+    return text if result.get("stderr") is None else f"{text}{GLUE}±{GLUE}{number(result['stderr'], digits)}"
 
 
 def percent(result: Any, digits: int = 1) -> str:
     """A share, or {"value", "stderr"} of one, as "56.3 %" or "56.3 ± 0.5 %"."""
     if not isinstance(result, dict):
-        return f"{number(100 * result, digits)} %"
-    return f"{estimate({k: None if v is None else 100 * v for k, v in result.items()}, digits)} %"
+        return f"{number(100 * result, digits)}{GLUE}%"
+    return f"{estimate({k: None if v is None else 100 * v for k, v in result.items()}, digits)}{GLUE}%"
 
 
 def render_markdown(folder: Path, target: Path) -> str:
