@@ -148,7 +148,7 @@ class Settings:
 
 
 # Nothing is hidden: in two epochs nothing can be overfitted, and codes and classes must come to something.
-SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 64, "cutout": 0}
+SMOKE = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128, "cutout": 0}
 # What the settings of a model are where they differ from the defaults above.
 OF_MODEL: dict[str, dict[str, Any]] = {
     "vae": {"cutout": 12},
