@@ -59,7 +59,7 @@ def fit_mixture(codes: Tensor, components: int = 10, seed: int = 0, iterations: 
     )
     with warnings.catch_warnings():  # a cap on the iterations is meant: the likelihood is flat by then
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return mixture.fit(codes.double().numpy())
+        return mixture.fit(codes.numpy())
 
 
 def sample_mixture(mixture: GaussianMixture, n: int, seed: int = 0) -> Tensor:

@@ -253,7 +253,7 @@ def test_the_readme_quotes_the_committed_metrics() -> None:
 
 def test_environment_yml_asks_for_what_pyproject_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base", "fastjsonschema": "python-fastjsonschema"}
     wanted = {}
     for text in project["dependencies"]:
         requirement = Requirement(text)
