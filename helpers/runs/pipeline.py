@@ -342,15 +342,17 @@ def main(argv: list[str] | None = None) -> None:
     if not names:
         raise UserError(f"--only {' '.join(options.only)} names no notebook; they are numbered 01 to 07")
     data = load_data(options.dataset)
-    folder = choose_folder(data.name, options.profile, options.out)
+    dataset, notice = data.name, data.notice
+    del data  # its memory is for the kernels
+    folder = choose_folder(dataset, options.profile, options.out)
     fresh = options.train or options.profile == "smoke" or bool(given.get("fresh"))
-    given |= {"profile": options.profile, "dataset": data.name, "out": str(folder)} | ({"fresh": True} if fresh else {})
+    given |= {"profile": options.profile, "dataset": dataset, "out": str(folder)} | ({"fresh": True} if fresh else {})
     with only_run(folder):
-        print(f"{data.notice or f'Data: {data.name}.'} Results go to {shown(folder)}.", flush=True)
+        print(f"{notice or f'Data: {dataset}.'} Results go to {shown(folder)}.", flush=True)
         run = run_all(names, folder, given, earlier_seconds(folder, options.profile, fresh))
         if not options.only:
-            write_json(folder / "run.json", run_record(run, data.name, options.profile, fresh))
-        reports(data.name, folder)
+            write_json(folder / "run.json", run_record(run, dataset, options.profile, fresh))
+        reports(dataset, folder)
         if not options.only:
             run.remove()
 
