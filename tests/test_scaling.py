@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -257,33 +259,30 @@ def test_two_workers_give_the_sequential_results_also_when_one_is_killed(
     assert "failed" not in capsys.readouterr().out
 
 
-class Memory:
-    """A store behind a URL, as papermill's handlers of s3:// and gs:// are."""
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket of an S3 service on this machine: boto3 and papermill speak to it as to Amazon's, over HTTP."""
+    import boto3
+    from moto.server import ThreadedMotoServer
 
-    def __init__(self) -> None:
-        self.files: dict[str, str] = {}
-
-    def read(self, path: str) -> str:
-        return self.files[path]
-
-    def write(self, text: str, path: str) -> None:
-        self.files[path] = text
-
-    def pretty_path(self, path: str) -> str:
-        return path
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    yield boto3.resource("s3").create_bucket(Bucket="course")
+    server.stop()
 
 
-def test_a_remote_store_holds_grid_and_results(arrays: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from papermill.iorw import papermill_io
-
-    memory = Memory()
-    papermill_io.register("memory://", memory)
-    local = write_grid(arrays, tmp_path / "grid.yaml", {"base": {}})
-    memory.files["memory://bucket/grid.yaml"] = Path(local).read_text()
-    arguments = ["--grid", "memory://bucket/grid.yaml", "--out", "memory://bucket/results/", "--threads", "1"]
+def test_a_remote_store_holds_grid_and_results(
+    arrays: str, bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket.upload_file(write_grid(arrays, tmp_path / "grid.yaml", {"base": {}}), "grid.yaml")
+    arguments = ["--grid", "s3://course/grid.yaml", "--out", "s3://course/results/", "--threads", "1"]
     experiments.main(arguments)
-    written = {"memory://bucket/results/base.ipynb", "memory://bucket/results/experiments.csv"}
-    assert set(memory.files) == written | {"memory://bucket/grid.yaml"}
+    written = {"results/base.ipynb", "results/experiments.csv"}
+    assert {stored.key for stored in bucket.objects.all()} == written | {"grid.yaml"}
     experiments.main(arguments)
     assert "base: there already" in capsys.readouterr().out
 
