@@ -11,7 +11,7 @@ help:             ## list the jobs
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 report: $(READY)  ## run all notebooks and render the report; stored weights are used when they fit
 	$(BIN)/python -m helpers.runs.pipeline
-train: $(READY)   ## the same, training every model from nothing (two to three hours on 2 cores)
+train: $(READY)   ## the same, training every model from nothing (an hour and a half, or more, on 2 cores)
 	$(BIN)/python -m helpers.runs.pipeline --train
 smoke: $(READY)   ## everything from nothing with tiny settings, into a temporary folder
 	$(BIN)/python -m helpers.runs.pipeline --profile smoke --out "$$(mktemp -d)/smoke"

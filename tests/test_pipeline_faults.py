@@ -15,7 +15,7 @@ import nbformat
 import psutil
 import pytest
 
-from helpers.config import ROOT, UserError, results_folder, write_whole
+from helpers.config import ROOT, Settings, UserError, home, results_folder, write_whole
 from helpers.runs.pipeline import (
     PROMISED,
     check_promises,
@@ -373,9 +373,19 @@ def test_a_run_stays_under_four_gibibytes_and_says_so(smoke: Path) -> None:
     assert len(peaks) == 7 and all(200 < mib < 4096 for mib in peaks.values()), peaks
 
 
-def test_the_committed_run_stayed_under_four_gibibytes() -> None:
-    peaks = read_json(ROOT / "outs" / "exercise_03" / "run.json")["peak_mib"]
-    assert len(peaks) == 7 and max(peaks.values()) < 4096, peaks
+def test_the_committed_runs_stayed_under_four_gibibytes() -> None:
+    for fresh, folder in {False: home("cifar10"), True: home("cifar10") / "again"}.items():
+        record = read_json(folder / "run.json")
+        peaks = record["peak_mib"]
+        assert record["fresh"] == fresh and len(peaks) == 7 and max(peaks.values()) < 4096, peaks
+
+
+@pytest.mark.parametrize("model", ["vae", "autoencoder", "reference", "sharp"])
+def test_the_second_training_had_the_settings_of_the_first(model: str) -> None:
+    records = [read_json(folder / f"{model}_history.json") for folder in (home("cifar10"), home("cifar10") / "again")]
+    first, second = (Settings.from_dict(record["settings"]) for record in records)
+    assert not first.difference(second)
+    assert records[0]["run"]["weights_sha256"] != records[1]["run"]["weights_sha256"]  # a training, not a copy
 
 
 def test_times_read_as_somebody_would_say_them(tmp_path: Path) -> None:
