@@ -5,13 +5,14 @@
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import LEVEL
+from .data import LEVEL
 from .models import Output, Posterior
 
 LOG_2PI = math.log(2 * math.pi)
@@ -31,16 +32,6 @@ class Elbo(NamedTuple):
     def objective(self, beta: float | Tensor = 1.0) -> Tensor:
         """What is MINIMISED: the mean over images of distortion + beta * rate, a scalar."""
         return (self.distortion + beta * self.rate).mean()
-
-
-class Terms(NamedTuple):
-    """Everything that one batch says about a model; the ELBO and the classification terms are kept apart."""
-
-    elbo: Elbo
-    cross_entropy: Tensor  # features head, nats per image (n,)
-    code_cross_entropy: Tensor  # code head, nats per image (n,)
-    logits: Tensor
-    code_logits: Tensor | None
 
 
 def gaussian_nll(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -80,24 +71,25 @@ def bits_per_dim(nats_per_image: float, n_values: int) -> float:
 
 
 def loss_terms(
-    output: Output, x: Tensor, labels: Tensor, log_sigma: Tensor | None, *, label_smoothing: float = 0.0
-) -> Terms:
-    """The terms for one batch x (n, 3, 32, 32), labels (n,). The term of what a model does not have is 0."""
-    nothing = x.new_zeros(len(x))
-    distortion = nothing if output.mean is None else gaussian_nll(x, output.mean.float(), log_sigma)
-    rate = nothing if output.posterior is None else kl_per_dim(output.posterior).sum(1)
-    entropies = [
-        nothing
-        if logits is None
-        else F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
-        for logits in (output.logits, output.code_logits)
-    ]
-    return Terms(Elbo(distortion, rate), *entropies, output.logits, output.code_logits)
+    output: Output, x: Tensor, labels: Tensor, log_sigma: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> dict[str, Tensor]:
+    """The terms that a model has for one batch x (n, 3, 32, 32), labels (n,): each (n,), in nats per image."""
+    terms = {}
+    if output.mean is not None and log_sigma is not None:
+        terms["distortion"] = gaussian_nll(x, output.mean.float(), log_sigma)
+    if output.posterior is not None:
+        terms["rate"] = kl_per_dim(output.posterior).sum(1)
+    for name, logits in (("cross_entropy", output.logits), ("code_cross_entropy", output.code_logits)):
+        if logits is not None:
+            terms[name] = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
+    return terms
 
 
-def total_objective(
-    terms: Terms, *, beta: float | Tensor = 1.0, class_weight: float = 0.0, code_weight: float = 0.0
-) -> Tensor:
-    """What training minimises, a scalar: the (beta-)ELBO and the two weighted classification terms."""
-    recognition = class_weight * terms.cross_entropy + code_weight * terms.code_cross_entropy
-    return terms.elbo.objective(beta) + recognition.mean()
+def total_objective(terms: dict[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
+    """What training minimises, a scalar: the means over images of the (beta-)ELBO and of the weighted recognition."""
+    recognition = [weights[name] * term for name, term in terms.items() if name not in Elbo._fields]
+    objective = torch.stack(recognition).sum(0).mean()
+    if "distortion" in terms:  # a model without a rate has distortion alone
+        rate = terms.get("rate", torch.zeros_like(terms["distortion"]))
+        objective = Elbo(terms["distortion"], rate).objective(weights.get("rate", 0.0)) + objective
+    return objective

@@ -3,22 +3,19 @@
     p(z) = N(0, I), z in R^d        p(x|z) = N(decode(z), sigma^2 I)        q(z|x) = N(mu(x), diag(exp(logvar(x))))
 
 Shapes: images x float (n, 3, 32, 32) in [0, 1], codes z (n, d), logits (n, classes).
-
 Sources: Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014 (the VAE); Rybkin, Daniilidis & Levine,
 Simple and Effective VAE Training with Calibrated Decoders, ICML 2021 (the learned sigma).
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from .config import Settings
+from .settings import AutoencoderSettings
 
-# Where a posterior's log-variance may lie. Trained codes stay well inside (about -9 to 0.5); one wild step of an
-# early epoch does not, and exp() of it would end the run.
-LOGVAR_RANGE = (-14.0, 6.0)
+LOGVAR_RANGE = (-14.0, 6.0)  # trained codes: about -9 to 0.5; exp() of one wild early step would end the run
 
 
 class Posterior(NamedTuple):
@@ -32,8 +29,16 @@ class Posterior(NamedTuple):
         return self.mu + (0.5 * self.logvar).exp() * eps
 
 
+class Reading(NamedTuple):
+    """All that one pass of an encoder says of n images."""
+
+    code: Tensor  # (n, d): the point that stands for an image, of a VAE the posterior mean
+    features: Tensor  # (n, f): for the classifier
+    posterior: Posterior | None  # None: an autoencoder has none
+
+
 class Output(NamedTuple):
-    """What one pass gives. None is what a model does not have: an autoencoder no posterior, a classifier no mean."""
+    """What one pass of a model gives; None is what it does not have: an autoencoder no posterior, a judge no mean."""
 
     mean: Tensor | None  # of p(x|z)
     posterior: Posterior | None
@@ -48,8 +53,8 @@ class Residual(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(nn.functional.gelu(self.first(nn.functional.gelu(x))))
@@ -57,28 +62,21 @@ class Residual(nn.Module):
 
 def normed(cin: int, cout: int, *, pool: bool = False) -> nn.Sequential:
     """3x3 convolution (-> 2x2 max-pool) -> batch norm -> GELU; halves height and width when `pool`."""
-    layers: list[nn.Module] = [nn.Conv2d(cin, cout, 3, padding=1, bias=False)]
-    if pool:
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.BatchNorm2d(cout), nn.GELU())
+    pooling = [nn.MaxPool2d(2)] if pool else []
+    return nn.Sequential(nn.Conv2d(cin, cout, 3, padding=1, bias=False), *pooling, nn.BatchNorm2d(cout), nn.GELU())
 
 
 class Encoder(nn.Module):
-    """x -> (h (n, outputs) for the code, features (n, 8w) for the classifier).
+    """x -> (h (n, outputs) for the code, features (n, 8w) for the classifier); w is the width, channels at 16x16.
 
-    Two paths leave one stem. *What*: a small max-pooled classifier. *Where*: strided convolutions that keep the
-    detail that pooling throws away. The code reads both; the pixels' gradient does not reach the *what* path,
-    because reconstruction and recognition pull its features apart.
+    Two paths leave one stem. *What*: a max-pooled classifier. *Where*: strided convolutions, which keep more detail.
+    The code reads both; the pixels' gradient does not reach *what*, whose features it would pull away from recognition.
     """
 
-    def __init__(self, outputs: int, width: int) -> None:
+    def __init__(self, outputs: int, w: int) -> None:
         super().__init__()
-        w = width
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, w, 4, stride=2, padding=1),  # (n, w, 16, 16): nothing is computed at 32x32
-            nn.GELU(),
-            normed(w, w),
-        )
+        # (n, w, 16, 16): nothing is computed at 32x32
+        self.stem = nn.Sequential(nn.Conv2d(3, w, 4, stride=2, padding=1), nn.GELU(), normed(w, w))
         self.what = nn.Sequential(
             normed(w, 2 * w),  # (n, 2w, 16, 16)
             normed(2 * w, 4 * w, pool=True),  # (n, 4w, 8, 8)
@@ -102,8 +100,7 @@ class Encoder(nn.Module):
     def stages(self, x: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
         """The feature maps of the stem and of the five stages of *what*, from 16x16 down to 4x4.
 
-        `hidden`, bool (n, 1, 32, 32), is what *what* does not see: a classifier that cannot rely on any one part of
-        an image learns the others too. *Where* sees all, since the decoder must.
+        `hidden`, bool (n, 1, 32, 32), is not seen by *what*, which so learns to use every part; *where* sees all.
         """
         maps = [self.stem(x)]
         seen = maps[0] if hidden is None else maps[0] * ~hidden[:, :, ::2, ::2]  # masked_fill would lose channels last
@@ -123,9 +120,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """z (n, d) -> the mean of p(x|z), (n, 3, 32, 32) in (0, 1). Widest where the picture is smallest."""
 
-    def __init__(self, latent_dim: int, width: int) -> None:
+    def __init__(self, latent_dim: int, w: int) -> None:
         super().__init__()
-        w = width
         self.net = nn.Sequential(
             nn.Linear(latent_dim, 64 * w),
             nn.Unflatten(1, (4 * w, 4, 4)),  # (n, 4w, 4, 4)
@@ -149,46 +145,64 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """The model of the previous exercise: the code is a point, and nothing says where codes may lie."""
+    """The model of the previous exercise: the code is a point, and nothing says where codes may lie.
+
+    `encoder(x, hidden)` -> (h (n, outputs_per_latent * d), features (n, f)); `decoder`: codes (n, d) -> images; `head`
+    reads features, `code_head` codes. `sigma` is the decoder's standard deviation in units of x, 0 = learned.
+    """
 
     outputs_per_latent = 1
 
-    def __init__(self, settings: Settings, n_classes: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, head: nn.Linear, code_head: nn.Linear, *, sigma: float = 0.0
+    ) -> None:
         super().__init__()
+        self.encoder, self.decoder, self.head, self.code_head = encoder, decoder, head, code_head
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma or 0.3)), requires_grad=sigma == 0)
+
+    @classmethod
+    def from_settings(cls, settings: AutoencoderSettings, n_classes: int) -> Self:
+        """The published networks in the sizes that `settings` name."""
         d, w = settings.latent_dim, settings.width
-        self.latent_dim = d
-        self.encoder = Encoder(self.outputs_per_latent * d, w)
-        self.decoder = Decoder(d, w)
-        self.head = nn.Linear(8 * w, n_classes)  # reads the encoder's features
-        self.code_head = nn.Linear(d, n_classes)  # reads the code alone
-        fixed = settings.sigma > 0
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(settings.sigma or 0.3)), requires_grad=not fixed)
+        encoder, decoder = Encoder(cls.outputs_per_latent * d, w), Decoder(d, w)
+        return cls(encoder, decoder, nn.Linear(8 * w, n_classes), nn.Linear(d, n_classes), sigma=settings.sigma)
+
+    @property
+    def latent_dim(self) -> int:
+        """d, the number of numbers in a code."""
+        return self.code_head.in_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.log_sigma.device
 
     @property
     def sigma(self) -> Tensor:
         """The decoder's standard deviation in units of x (0..1), a scalar."""
         return self.log_sigma.exp()
 
+    def read(self, x: Tensor, hidden: Tensor | None = None) -> Reading:
+        """Encode x once. `hidden`, which training gives, is what the classifier does not see: Encoder.stages."""
+        code, features = self.encoder(x, hidden)
+        return Reading(code, features, None)
+
     def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
-        """Encode and decode x. `eps` is not used: there is no noise in an autoencoder. `hidden`: Encoder.stages."""
-        z, features = self.encoder(x, hidden)
-        return Output(self.decoder(z), None, self.head(features), self.code_head(z))
+        """Encode and decode x. `eps` is not used: there is no noise in an autoencoder."""
+        seen = self.read(x, hidden)
+        return Output(self.decoder(seen.code), None, self.head(seen.features), self.code_head(seen.code))
 
     def code(self, x: Tensor) -> Tensor:
         """The point that stands for x: the code, or the posterior mean of a VAE; (n, d)."""
-        return self.encoder(x)[0]
+        return self.read(x).code
 
     def decode(self, z: Tensor) -> Tensor:
         """Codes (n, d) -> images (n, 3, 32, 32): the mean of p(x|z), not a sample of it."""
         return self.decoder(z)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) from the encoder's features."""
-        return self.head(self.encoder(x)[1])
-
-    def classify_code(self, z: Tensor) -> Tensor:
-        """Logits (n, classes) from codes (n, d): a compressed image is recognised without decoding it."""
-        return self.code_head(z)
+        """Logits (n, classes) from the encoder's features. `code_head(z)` recognises codes without decoding them."""
+        return self.head(self.read(x).features)
 
 
 class VAE(Autoencoder):
@@ -196,39 +210,25 @@ class VAE(Autoencoder):
 
     outputs_per_latent = 2
 
+    def read(self, x: Tensor, hidden: Tensor | None = None) -> Reading:
+        """Encode x once: q(z|x), whose mean is the code (for pictures and PSNR, never for the ELBO)."""
+        h, features = self.encoder(x, hidden)
+        q = self.posterior(h)
+        return Reading(q.mu, features, q)
+
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x) for every image."""
-        return self.split(self.encoder(x)[0])
-
-    def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
-        """Decode one sample per image, in training and in evaluation alike: the ELBO needs a sample.
-
-        `eps` (n, d) ~ N(0, I) comes from the caller's generator; without it the global one is used. `hidden`, which
-        training gives, is what the classifier does not see: Encoder.stages.
-        """
-        h, features = self.encoder(x, hidden)
-        q = self.split(h)
-        z = q.sample(torch.randn_like(q.mu) if eps is None else eps)
-        return Output(self.decoder(z), q, self.head(features), self.code_head(q.mu))
-
-    def code(self, x: Tensor) -> Tensor:
-        """The posterior mean (n, d): for pictures and PSNR, never for the ELBO."""
-        return self.encode(x).mu
+        return self.posterior(self.encoder(x)[0])
 
     @staticmethod
-    def split(h: Tensor) -> Posterior:
-        """The encoder's output (n, 2d) as a posterior."""
+    def posterior(h: Tensor) -> Posterior:
+        """What the encoder says of the code, (n, 2d), as a distribution."""
         mu, logvar = h.float().chunk(2, dim=1)  # also under autocast: sums of exp() need 32 bits
         return Posterior(mu, logvar.clamp(*LOGVAR_RANGE))
 
-
-def build_model(settings: Settings, n_classes: int) -> nn.Module:
-    """The model that `settings` describes, freshly initialised from `settings.seed`."""
-    from .reference import ReferenceClassifier
-
-    if settings.model == "sharp":
-        return Decoder(settings.latent_dim, settings.width)  # no own weights yet: training starts from the mean decoder
-    kinds = {"vae": VAE, "autoencoder": Autoencoder, "reference": ReferenceClassifier}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return kinds[settings.model](settings, n_classes)
+    def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
+        """Decode a sample of each posterior, also in evaluation, as the ELBO needs; `eps` (n, d) ~ N(0, I)."""
+        mu, features, q = self.read(x, hidden)
+        assert q is not None
+        z = q.sample(torch.randn_like(mu) if eps is None else eps)
+        return Output(self.decoder(z), q, self.head(features), self.code_head(mu))

@@ -1,19 +1,13 @@
-"""What the posteriors of a set of images say together: pure functions, tensors in, numbers out, in nats.
-
-The aggregate posterior is q(z) = 1/n sum_j q(z|x_j). The mean rate splits into two parts [Hoffman & Johnson 2016]:
-
-    E KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z))
-"""
+"""What posteriors say together, in nats: E KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z)) [Hoffman & Johnson 2016]."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from ..losses import LOG_2PI
 from ..models import Posterior
 from .metrics import Estimate
-
-LOG_2PI = math.log(2 * math.pi)
 
 
 def log_normal(z: Tensor) -> Tensor:
@@ -28,7 +22,7 @@ def log_posterior(q: Posterior, z: Tensor) -> Tensor:
 
 def log_aggregate(q: Posterior, z: Tensor, batch: int = 1000) -> Tensor:
     """log q(z_i) under the mixture of all n posteriors, (m,); the sum over components is complete."""
-    q, z = Posterior(q.mu.double(), q.logvar.double()), z.double()  # the square is expanded: float32 cancels
+    q, z = Posterior(q.mu.double(), q.logvar.double()), z.double()  # float32 would cancel in the expanded square
     precision = (-q.logvar).exp()
     constant = (q.mu.square() * precision + q.logvar + LOG_2PI).sum(1)
     parts = []
@@ -39,53 +33,43 @@ def log_aggregate(q: Posterior, z: Tensor, batch: int = 1000) -> Tensor:
 
 
 def aggregate_posterior(q: Posterior, z: Tensor) -> dict[str, Estimate]:
-    """I(x; z) and KL(q(z) || p(z)) by the full-sum estimator [Chen et al. 2018, appendix C.1 without minibatches].
+    """I(x; z) and KL(q(z) || p(z)) of n images, one sample z (n, d) each [Chen et al. 2018, C.1, complete sums].
 
-    q holds n posteriors, z (n, d) one sample of each. For the n images themselves both are unbiased, apart from the
-    noise of z. As estimates for all images they are not: I cannot exceed log n, so where the true one does, it reads
-    log n and the KL reads (rate - log n), too high.
+    For more images than these n they are biased: I cannot exceed log n, and where it should, the KL is too high.
     """
-    z = z.double()
-    conditional, aggregate = log_posterior(Posterior(*(v.double() for v in q)), z), log_aggregate(q, z)
-    return {
-        "mutual_information": Estimate.mean(conditional - aggregate),
-        "aggregate_kl": Estimate.mean(aggregate - log_normal(z)),
-    }
+    q, z = Posterior(q.mu.double(), q.logvar.double()), z.double()
+    conditional, aggregate = log_posterior(q, z), log_aggregate(q, z)
+    information, kl = Estimate.mean(conditional - aggregate), Estimate.mean(aggregate - log_normal(z))
+    return {"mutual_information": information, "aggregate_kl": kl}
 
 
 def gaussian_kl(q: Posterior) -> float:
-    """KL(N(m, S) || N(0, I)) with the mean and the covariance of the aggregate posterior of n images.
-
-    Never above KL(q(z) || p(z)): the difference is KL(q(z) || N(m, S)). Estimating S adds about d (d + 3) / (4 n).
-    """
-    mu = q.mu.double()
-    covariance = mu.T.cov(correction=0) + torch.diag(q.logvar.double().exp().mean(0))
-    mean = mu.mean(0)
+    """KL(N(m, S) || N(0, I)), moments of q(z): at most KL(q(z) || p(z)), plus d (d + 3) / (4 n) for n images."""
+    mean = q.mu.double().mean(0)
+    covariance = q.mu.double().T.cov(correction=0) + torch.diag(q.logvar.double().exp().mean(0))
     return 0.5 * (covariance.trace() + mean @ mean - len(mean) - torch.logdet(covariance)).item()
 
 
 def marginal_kl(q: Posterior, z: Tensor) -> Tensor:
     """KL(q(z_j) || p(z_j)) of each latent by itself, (d,); full sum over the n posteriors, one sample z (n, d)."""
-    found = []
+    terms = []
     for mu, logvar, values in zip(q.mu.T, q.logvar.T, z.T, strict=True):
         distance = (values[:, None] - mu).square() * (-logvar).exp() + logvar
         aggregate = torch.logsumexp(-0.5 * distance, 1) - math.log(len(mu))
-        found.append((aggregate + 0.5 * values.square()).mean())
-    return torch.stack(found)
+        terms.append((aggregate + 0.5 * values.square()).mean())
+    return torch.stack(terms)
 
 
 def correlation(z: Tensor) -> Tensor:
     """The absolute correlation of every pair of different latents, (d (d - 1) / 2,), of codes z (n, d)."""
-    matrix = torch.corrcoef(z.double().T).nan_to_num()
-    upper = torch.triu_indices(len(matrix), len(matrix), 1)
-    return matrix[upper[0], upper[1]].abs()
+    matrix = torch.corrcoef(z.double().T).nan_to_num().abs()
+    return matrix[torch.ones_like(matrix, dtype=torch.bool).triu(1)]
 
 
 def importance_bound(log_weights: Tensor, k: int) -> Estimate:
-    """The bound log 1/k sum p(x, z) / q(z|x) on log p(x), mean over images [Burda et al. 2016, eq. 8].
+    """The bound log 1/k sum p(x, z) / q(z|x) on log p(x), mean over images [Burda et al. 2016, eq. 8]; k = 1: ELBO.
 
-    log_weights (s, n) holds s samples for each of n images; it is cut into s // k groups, whose bounds are averaged.
-    k = 1 is the ELBO; a larger k is never lower on the same samples (Jensen). Still too low for a finite k.
+    log_weights (n, s) holds s samples for each image; they are cut into s // k groups, whose bounds are averaged.
     """
-    groups = log_weights[: len(log_weights) // k * k].double().view(-1, k, log_weights.shape[1])
-    return Estimate.mean((torch.logsumexp(groups, 1) - math.log(k)).mean(0))
+    groups = log_weights[:, : log_weights.shape[1] // k * k].double().unflatten(1, (-1, k))
+    return Estimate.mean((torch.logsumexp(groups, 2) - math.log(k)).mean(1))

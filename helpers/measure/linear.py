@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 
-from ..config import LEVEL
-from ..data import Dataset
-from ..storage import read_tensors, write_tensors
+from ..data import LEVEL, Dataset
+from ..engine.sealed import cached
 
 
 class LinearCode(NamedTuple):
@@ -21,24 +21,17 @@ class LinearCode(NamedTuple):
     total_variance: Tensor  # scalar: the sum over all pixel values
 
     def encode(self, x: Tensor, d: int) -> Tensor:
-        """Images (n, 3, h, w) -> their first d scores (n, d)."""
+        """x (n, 3, h, w) -> its first d scores (n, d)."""
         return (x.flatten(1) - self.mean) @ self.components[:d].T
 
     def reconstruct(self, x: Tensor, d: int) -> Tensor:
-        """Encode x (n, 3, h, w) in d numbers and decode it again; may leave [0, 1], as the linear map does.
-
-        d = 0 gives the mean image of the training split.
-        """
+        """x (n, 3, h, w) from d numbers, d = 0: the mean image; may leave [0, 1]."""
         return (self.encode(x, d) @ self.components[:d] + self.mean).view_as(x)
 
     def nll(self, x: Tensor, d: int) -> Tensor:
-        """-log P of the 8-bit images (n,) in nats under probabilistic PCA [Tipping & Bishop 1999, eq. 4 and 8].
-
-        The exact Gaussian density times the width of a level, 1/255 for each value: good as long as the smallest
-        standard deviation (about 0.07 for d = 128) is far above a level (0.004).
-        """
-        values = len(self.mean)
-        total = self.total_variance.double()
+        """-log P of the 8-bit images, (n,), nats, under probabilistic PCA [Tipping & Bishop 1999, eq. 4 and 8]."""
+        # The density times the width of a level: good while the smallest standard deviation (0.07) is far above it.
+        values, total = len(self.mean), self.total_variance.double()
         along = self.variance_ratio[:d].double() * total
         rest = (total - along.sum()) / (values - d)
         scores = self.encode(x, d).double()
@@ -49,19 +42,16 @@ class LinearCode(NamedTuple):
 
 
 def linear_code(data: Dataset, folder: Path, d: int) -> LinearCode:
-    """The PCA of the training split with d components; kept in `folder` and read from there next time."""
-    path = folder / "pca.safetensors"
-    about = {"kind": "pca", "dataset": data.name, "n_train": len(data.train)}
-    if path.is_file():
-        tensors, known = read_tensors(path)
-        if known == about and set(tensors) == set(LinearCode._fields) and len(tensors["components"]) >= d:
-            return LinearCode(**tensors)
-    from sklearn.decomposition import PCA
+    """The PCA of the training split with at least d components, kept in `folder`."""
 
-    flat = data.train.images.flatten(1).numpy().astype("float32") / 255
-    pca = PCA(svd_solver="covariance_eigh").fit(flat)
-    parts = (pca.mean_, pca.components_[:d], pca.explained_variance_ratio_)
-    total = torch.tensor(pca.explained_variance_.sum(dtype="float64"))
-    code = LinearCode(*(torch.from_numpy(part).float().contiguous() for part in parts), total.float())
-    write_tensors(path, code._asdict(), about)
-    return code
+    def fit() -> dict[str, Tensor]:
+        pca = PCA(svd_solver="covariance_eigh").fit(data.train.images.flatten(1).numpy().astype("float32") / 255)
+        total = pca.explained_variance_.sum(dtype="float64")
+        parts = (pca.mean_, pca.components_[:d], pca.explained_variance_ratio_, total)
+        return LinearCode(*(torch.as_tensor(part).float().contiguous() for part in parts))._asdict()
+
+    path, provenance = folder / "pca.safetensors", {"kind": "pca", "dataset": data.name, "n_train": len(data.train)}
+    tensors, _ = cached(path, provenance, fit)
+    if len(tensors["components"]) < d:
+        tensors, _ = cached(path, provenance, fit, fresh=True)
+    return LinearCode(**tensors)

@@ -1,20 +1,21 @@
-"""One pure function per metric: tensors in, numbers out. Nothing here knows models or files.
-
-Images are float (n, 3, h, w) in [0, 1]. "Pooled" means one number for the whole set; "per image" has a mean and a
-standard error.
-"""
+"""One pure function per metric. Images are float (n, 3, h, w) in [0, 1]; "pooled": one number for the whole set."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
+from scipy.optimize import minimize_scalar
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
+Number = TypeVar("Number", float, Tensor)
+
 
 class Estimate(NamedTuple):
-    """A number and, where it is a mean over images, its standard error (else None)."""
+    """A number and its standard error; None where that is not known."""
 
     value: float
     stderr: float | None = None
@@ -27,31 +28,25 @@ class Estimate(NamedTuple):
         return cls(values.mean().item(), stderr)
 
     @classmethod
-    def of(cls, function: Callable[[Tensor], Tensor], per_image: Tensor) -> "Estimate":
-        """A function of means over images, such as a PSNR or a ratio; per_image (n, k) holds what is averaged.
-
-        The standard error is that of the linearised function (the delta method).
-        """
-        values = per_image.double()
-        mean = values.mean(0).requires_grad_()
-        with torch.enable_grad():
-            result = function(mean)
-            (gradient,) = torch.autograd.grad(result, mean)
-        return cls(result.item(), cls.mean((values - mean.detach()) @ gradient).stderr)
+    def of(cls, function: Callable[..., Tensor], *columns: Tensor) -> "Estimate":
+        """A function of the means of columns (n,) or (n, k) over images; error of the linearised function."""
+        values = [column.double() for column in columns]
+        means = [column.mean(0) for column in values]
+        gradients = torch.func.grad(function, tuple(range(len(means))))(*means)
+        influence = torch.zeros(len(values[0]), dtype=torch.float64)
+        for column, mean, gradient in zip(values, means, gradients, strict=True):
+            influence += ((column - mean) * gradient).reshape(len(column), -1).sum(1)
+        return cls(function(*means).item(), cls.mean(influence).stderr)
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The difference of two independent estimates; its variance is the sum of theirs."""
-        known = self.stderr is not None and other.stderr is not None
-        return Estimate(self.value - other.value, math.hypot(self.stderr, other.stderr) if known else None)
+        if self.stderr is None or other.stderr is None:
+            return Estimate(self.value - other.value)
+        return Estimate(self.value - other.value, math.hypot(self.stderr, other.stderr))
 
-
-class Regression(NamedTuple):
-    """The least-squares line reconstructed = slope * true + intercept over all pixel values, pooled."""
-
-    slope: float
-    intercept: float
-    r2: float  # 1 - residual / total sum of squares of the RECONSTRUCTION as a prediction of the truth
-    rmse: float  # in pixel units, 0..1
+    def scaled(self, factor: float) -> "Estimate":
+        """In another unit; an unknown error stays unknown."""
+        return Estimate(self.value * factor, None if self.stderr is None else self.stderr * abs(factor))
 
 
 def mse_per_image(x: Tensor, y: Tensor) -> Tensor:
@@ -64,91 +59,56 @@ def mae_per_image(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).abs().flatten(1).mean(1)
 
 
-def psnr(mse: float | Tensor) -> float | Tensor:
+def psnr(mse: Number) -> Number:
     """Peak signal-to-noise ratio in dB for pixels in [0, 1]: -10 log10(MSE). MSE 0.01 -> 20 dB."""
     return -10 * torch.log10(mse) if isinstance(mse, Tensor) else -10 * math.log10(mse)
 
 
 def ssim_per_image(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity of each image, (n,) [Wang et al. 2004: 11x11 Gaussian window, sigma 1.5].
-
-    Only windows that lie wholly inside the image count, as in the paper and in scikit-image. The window is a product
-    of a row and a column, so each filter is two small matrix products: 50 times faster than torchmetrics here.
-    """
-    return torch.cat([_ssim(a, b) for a, b in zip(x.split(100), y.split(100), strict=True)])  # fits the cache
-
-
-def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity of each image, (n,) [Wang et al. 2004: 11x11 Gaussian windows, sigma 1.5, all inside]."""
+    # Each filter is two small matrix products: 50 times faster than torchmetrics here.
     rows, columns = (_window(size).to(x.device) for size in x.shape[-2:])
-    local = rows @ torch.stack([x, y, x * x, y * y, x * y]) @ columns.T
-    mx, my, xx, yy, xy = local
     c1, c2 = 0.01**2, 0.03**2
-    shape = (2 * (xy - mx * my) + c2) / (xx - mx * mx + yy - my * my + c2)
-    return ((2 * mx * my + c1) / (mx * mx + my * my + c1) * shape).flatten(1).mean(1)
+    parts = []
+    for a, b in zip(x.split(100), y.split(100), strict=True):  # fits the cache
+        ma, mb, aa, bb, ab = rows @ torch.stack([a, b, a * a, b * b, a * b]) @ columns.T
+        shape = (2 * (ab - ma * mb) + c2) / (aa - ma * ma + bb - mb * mb + c2)
+        parts.append(((2 * ma * mb + c1) / (ma * ma + mb * mb + c1) * shape).flatten(1).mean(1))
+    return torch.cat(parts)
 
 
 def _window(size: int) -> Tensor:
-    """The Gaussian filter along one axis as a matrix (size - 10, size)."""
     weights = torch.exp(-torch.arange(-5.0, 6).square() / (2 * 1.5**2))
-    weights = weights / weights.sum()
-    return torch.stack([F.pad(weights, (i, size - 11 - i)) for i in range(size - 10)])
+    return torch.stack([F.pad(weights / weights.sum(), (i, size - 11 - i)) for i in range(size - 10)])
 
 
 def radial_spectrum(x: Tensor) -> Tensor:
-    """Power by spatial frequency, (n, side / 2 + 1), of square images x (n, c, side, side).
-
-    Entry f holds all waves of about f cycles per image, in any direction; the corners beyond side / 2 go into the
-    last one. The entries sum to the mean square of the image (Parseval).
-    """
+    """Power of x (n, c, side, side) by cycles per image, (n, side / 2 + 1); sums to the mean square of the image."""
     side = x.shape[-1]
-    waves = torch.fft.rfft2(x, norm="forward").abs().square().mean(1)
-    twice = torch.full((side // 2 + 1,), 2.0, device=x.device)
-    twice[[0, -1]] = 1.0  # every other column stands for its mirror image too
-    fy, fx = torch.fft.fftfreq(side, 1 / side), torch.arange(side // 2 + 1.0)
-    radius = torch.hypot(fy[:, None], fx[None, :]).round().long().clamp_max(side // 2)
-    member = F.one_hot(radius.flatten(), side // 2 + 1).to(waves)
-    return (waves * twice).flatten(1) @ member
+    waves = torch.fft.fft2(x, norm="forward").abs().square().mean(1)
+    frequency = torch.fft.fftfreq(side, 1 / side)
+    radius = torch.hypot(frequency[:, None], frequency).round().long().clamp_max(side // 2)
+    return waves.flatten(1) @ F.one_hot(radius.flatten(), side // 2 + 1).to(waves)
 
 
-class PixelMoments:
-    """Sums of true and reconstructed pixel values by image, from which the regression and the density come."""
-
-    def __init__(self, bins: int = 64) -> None:
-        self.bins = bins
-        self.sums: list[Tensor] = []  # (b, 5) by batch: means over an image of x, y, x^2, y^2, xy
-        self.density = torch.zeros(bins, bins, dtype=torch.int64)  # [true, reconstructed]
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add true values x and reconstructed values y, both (n, c, h, w)."""
-        a, b = x.flatten(1).double(), y.flatten(1).double()
-        self.sums.append(torch.stack([v.mean(1) for v in (a, b, a * a, b * b, a * b)], 1).cpu())
-        cells = [(v * self.bins).long().clamp(0, self.bins - 1) for v in (a, b)]
-        counts = torch.bincount((cells[0] * self.bins + cells[1]).flatten(), minlength=self.bins**2)
-        self.density += counts.view(self.bins, self.bins).cpu()
-
-    def regression(self) -> Regression:
-        """The fitted line, R2 and RMSE over everything that was added."""
-        mean = torch.cat(self.sums).mean(0)
-        slope = _slope(mean).item()
-        return Regression(slope, (mean[1] - slope * mean[0]).item(), _r2(mean).item(), _rmse(mean).item())
-
-    def estimates(self) -> dict[str, Estimate]:
-        """R2, slope and RMSE, pooled over pixel values, with the standard errors that images give."""
-        table = torch.cat(self.sums)
-        functions = {"pixel_r2": _r2, "slope": _slope, "rmse": _rmse}
-        return {name: Estimate.of(function, table) for name, function in functions.items()}
+def pixel_moments(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Means over the pixel values of each image, (n,), of x, y, their squares and their product, in float64."""
+    a, b = x.flatten(1).double(), y.flatten(1).double()
+    return {name: v.mean(1) for name, v in {"x": a, "y": b, "xx": a * a, "yy": b * b, "xy": a * b}.items()}
 
 
-def _slope(m: Tensor) -> Tensor:
-    return (m[4] - m[0] * m[1]) / (m[2] - m[0] ** 2)
+def regression(x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> dict[str, Tensor]:
+    """By means over all pixel values: slope and intercept of the line y(x), R2 and RMSE of y itself as a prediction."""
+    variance, error = xx - x**2, xx - 2 * xy + yy
+    slope = (xy - x * y) / variance
+    r2, rmse = 1 - error / variance, error.clamp_min(0).sqrt()
+    return {"slope": slope, "intercept": y - slope * x, "pixel_r2": r2, "rmse": rmse}
 
 
-def _r2(m: Tensor) -> Tensor:
-    return 1 - (m[2] - 2 * m[4] + m[3]) / (m[2] - m[0] ** 2)
-
-
-def _rmse(m: Tensor) -> Tensor:
-    return (m[2] - 2 * m[4] + m[3]).clamp_min(0).sqrt()
+def pixel_density(x: Tensor, y: Tensor, bins: int = 64) -> Tensor:
+    """How often a true value of bin i was reconstructed as one of bin j: counts (bins, bins), [x, y]."""
+    true, made = ((v.flatten() * bins).long().clamp(0, bins - 1) for v in (x, y))
+    return torch.bincount(true * bins + made, minlength=bins**2).view(bins, bins)
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:
@@ -157,81 +117,49 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> int:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
-    """The share of images whose largest logit is the label's."""
+    """The fraction of images whose largest logit is that of the label."""
     return Estimate.mean((logits.argmax(1) == labels).double())
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Estimate:
-    """-log p(label|x), nats per image."""
+    """-log p(label|x) in nats per image."""
     return Estimate.mean(F.cross_entropy(logits.double(), labels, reduction="none"))
 
 
-def f1(predicted: Tensor, labels: Tensor, label: int) -> Estimate:
-    """Harmonic mean of precision and recall of one class: 2 TP / (2 TP + FP + FN)."""
-    claimed, true = predicted == label, labels == label
-    counts = torch.stack([claimed & true, claimed ^ true], 1)
-    return Estimate.of(lambda m: 2 * m[0] / (2 * m[0] + m[1]).clamp_min(1e-12), counts)
-
-
-def macro_f1(predicted: Tensor, labels: Tensor) -> Estimate:
-    """The mean over classes of F1; classes are those that occur in labels (n,)."""
-    classes = labels.unique()
+def f1(predicted: Tensor, labels: Tensor, classes: Tensor) -> Estimate:
+    """2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall, averaged over `classes` (k,)."""
     claimed, true = predicted[:, None] == classes, labels[:, None] == classes
-    counts = torch.stack([claimed & true, claimed ^ true], 2).flatten(1)
-
-    def mean_f1(m: Tensor) -> Tensor:
-        hits, misses = m.view(-1, 2).T
-        return (2 * hits / (2 * hits + misses).clamp_min(1e-12)).mean()
-
-    return Estimate.of(mean_f1, counts)
-
-
-def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Counts (classes, classes): rows are true classes, columns predicted ones."""
-    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+    counts = (claimed & true, claimed ^ true)
+    return Estimate.of(lambda hits, misses: (2 * hits / (2 * hits + misses).clamp_min(1e-12)).mean(), *counts)
 
 
 def calibration_bins(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     """(bins, 3): share of images, mean confidence and accuracy by equally wide bins of confidence (0 if empty)."""
-    sure = logits.double().softmax(1).max(1)
-    return _binned(sure.values, (sure.indices == labels).double(), bins)
-
-
-def _binned(confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
+    confidence, predicted = logits.double().softmax(1).max(1)
     where = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    sums = torch.stack([where.bincount(w, bins) for w in (torch.ones_like(confidence), confidence, correct)], 1)
-    return torch.cat([sums[:, :1] / len(confidence), sums[:, 1:] / sums[:, :1].clamp_min(1)], 1)
+    columns = (torch.ones_like(confidence), confidence, (predicted == labels).double())
+    sums = torch.stack([where.bincount(column, bins) for column in columns], 1)
+    return torch.cat([sums[:, :1] / len(labels), sums[:, 1:] / sums[:, :1].clamp_min(1)], 1)
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = 15, repeats: int = 100) -> Estimate:
-    """Expected calibration error: |accuracy - confidence|, averaged over bins [Guo et al. 2017, eq. 3].
+    """Expected calibration error [Guo et al. 2017, eq. 3], biased upwards; error by `repeats` bootstrap samples."""
 
-    Never negative, so biased upwards by noise; the standard error comes from `repeats` seeded bootstrap samples.
-    """
-    sure = logits.double().softmax(1).max(1)
-    correct = (sure.indices == labels).double()
-
-    def error(chosen: Tensor) -> float:
-        share, confidence, accurate = _binned(sure.values[chosen], correct[chosen], bins).T
-        return (share * (accurate - confidence).abs()).sum().item()
-
-    generator, n = torch.Generator().manual_seed(0), len(labels)
-    resampled = torch.tensor([error(torch.randint(n, (n,), generator=generator)) for _ in range(repeats)])
-    return Estimate(error(torch.arange(n)), resampled.std().item())
+    generator, n, errors = torch.Generator().manual_seed(0), len(labels), []
+    for chosen in [torch.arange(n), *(torch.randint(n, (n,), generator=generator) for _ in range(repeats))]:
+        share, confidence, accurate = calibration_bins(logits[chosen], labels[chosen], bins).T
+        errors.append((share * (accurate - confidence).abs()).sum())
+    return Estimate(errors[0].item(), torch.stack(errors[1:]).std().item())
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T > 0 for which logits / T has the smallest cross-entropy [Guo et al. 2017, sec. 4.2]."""
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(lambda t: cross_entropy(logits / math.exp(t), labels).value, (-0.5, 0.5))
-    return math.exp(found.x)
+    best = minimize_scalar(lambda t: cross_entropy(logits / math.exp(t), labels).value, (-0.5, 0.5))
+    return math.exp(best.x)
 
 
 def auroc(inside: Tensor, outside: Tensor) -> Estimate:
     """P(a score from outside > one from inside), ties count half; error by Hanley & McNeil 1982, eq. 1."""
-    from sklearn.metrics import roc_auc_score
-
     scores, (n, m) = torch.cat([inside, outside]), (len(inside), len(outside))
     area = float(roc_auc_score([0] * n + [1] * m, scores.tolist()))
     excess = (m - 1) * (area / (2 - area) - area**2) + (n - 1) * (2 * area**2 / (1 + area) - area**2)
@@ -240,26 +168,13 @@ def auroc(inside: Tensor, outside: Tensor) -> Estimate:
 
 def linear_probe(codes: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Estimate:
     """Accuracy on unseen codes (m, d) of a logistic regression fitted to standardised codes (n, d)."""
-    from sklearn.linear_model import LogisticRegression
-
     mean, std = codes.mean(0), codes.std(0).clamp_min(1e-8)
     probe = LogisticRegression(max_iter=300).fit(((codes - mean) / std).numpy(), labels.numpy())
     predicted = torch.from_numpy(probe.predict(((unseen - mean) / std).numpy()))
     return Estimate.mean((predicted == unseen_labels).double())
 
 
-def nearest(queries: Tensor, keys: Tensor, *, skip_self: bool = False, batch: int = 1000) -> tuple[Tensor, Tensor]:
-    """For each query (q, d) the distance to and the index of its nearest key (k, d), Euclidean.
-
-    `skip_self` is for queries that are the keys: a point is not its own neighbour.
-    """
-    distances, indices = [], []
-    for start in range(0, len(queries), batch):
-        table = torch.cdist(queries[start : start + batch], keys)
-        if skip_self:
-            rows = torch.arange(len(table))
-            table[rows, rows + start] = torch.inf
-        best = table.min(1)
-        distances.append(best.values)
-        indices.append(best.indices)
-    return torch.cat(distances), torch.cat(indices)
+def nearest(queries: Tensor, keys: Tensor, batch: int = 1000) -> tuple[Tensor, Tensor]:
+    """Euclidean distance to and index of the nearest key (k, d) of each query (q, d)."""
+    best = [torch.cdist(some, keys).min(1) for some in queries.split(batch)]
+    return torch.cat([found.values for found in best]), torch.cat([found.indices for found in best])

@@ -1,11 +1,8 @@
-"""Images unlike the training ones: corruptions at five severities and sets from outside; pure functions on bytes.
-
-The corruptions follow CIFAR-10-C [Hendrycks & Dietterich, ICLR 2019; severities of their CIFAR script], made here
-from any images instead of downloaded. They round to the nearest level where the script cuts off.
-"""
+"""Images (n, 3, h, w) uint8 unlike the training ones: corruptions of CIFAR-10-C [Hendrycks & Dietterich 2019], sets."""
 
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data import to_bytes, to_unit
+from ..data import as_split, to_bytes, to_unit
+from ..engine.files import ROOT
+from ..sources.official import COPIES, official
 
-SEVERITIES = (1, 2, 3, 4, 5)
-SEED = 0
+SEVERITIES, SEED = (1, 2, 3, 4, 5), 0
 
 
 def gaussian_noise(images: Tensor, severity: int) -> Tensor:
@@ -41,8 +39,7 @@ def defocus_blur(images: Tensor, severity: int) -> Tensor:
 
 def contrast(images: Tensor, severity: int) -> Tensor:
     """Shrink the distance of every pixel to the mean of its channel, to 75 % down to 15 %."""
-    keep = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
-    x = to_unit(images)
+    keep, x = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1], to_unit(images)
     mean = x.mean((2, 3), keepdim=True)
     return to_bytes((mean + keep * (x - mean)).clamp(0, 1))
 
@@ -56,15 +53,13 @@ def jpeg_compression(images: Tensor, severity: int) -> Tensor:
 def pixelate(images: Tensor, severity: int) -> Tensor:
     """Shrink to 95 % down to 65 % of the side with a box filter and enlarge again."""
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
-    side = images.shape[-1]
+    side, box = images.shape[-1], Image.Resampling.BOX
     small = (int(side * share),) * 2
-    box = Image.Resampling.BOX
     return _each(images, lambda picture: picture.resize(small, box).resize((side, side), box))
 
 
-CORRUPTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    function.__name__: function for function in (gaussian_noise, defocus_blur, contrast, jpeg_compression, pixelate)
-}
+_KINDS = (gaussian_noise, defocus_blur, contrast, jpeg_compression, pixelate)
+CORRUPTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {kind.__name__: kind for kind in _KINDS}
 
 
 def _pictures(images: Tensor) -> list[Image.Image]:
@@ -84,15 +79,11 @@ def _stored(picture: Image.Image, kind: str, **options: object) -> io.BytesIO:
 
 def file_bits(images: Tensor, kind: str, **options: object) -> Tensor:
     """The size in bits of every image (n, 3, h, w) uint8 as a file of its own, header included, (n,)."""
-    sizes = [8.0 * _stored(picture, kind, **options).tell() for picture in _pictures(images)]
-    return torch.tensor(sizes, dtype=torch.float64)
-
-
-# --- sets from outside ------------------------------------------------------------------------------------------
+    return torch.tensor([8.0 * _stored(picture, kind, **options).tell() for picture in _pictures(images)]).double()
 
 
 def made_sets(images: Tensor) -> dict[str, Tensor]:
-    """Five sets without a photograph of the kind that was trained on, each as large as images (n, 3, 32, 32)."""
+    """Five sets without a photograph of the kind that was trained on, each as large as `images`."""
     generator = torch.Generator().manual_seed(SEED)
     colour = torch.randint(256, (len(images), 3, 1, 1), generator=generator, dtype=torch.uint8)
     return {
@@ -106,42 +97,40 @@ def made_sets(images: Tensor) -> dict[str, Tensor]:
 
 def shuffled_patches(images: Tensor, generator: torch.Generator, side: int = 8) -> Tensor:
     """Cut every image into side x side patches and put them back in another order, one order per image."""
-    n, c, h, w = images.shape
-    patches = images.unfold(2, side, side).unfold(3, side, side).reshape(n, c, -1, side, side)
-    order = torch.rand(n, patches.shape[2], generator=generator).argsort(1)
-    patches = patches.gather(2, order[:, None, :, None, None].expand_as(patches))
-    grid = patches.view(n, c, h // side, w // side, side, side)
-    return grid.permute(0, 1, 2, 4, 3, 5).reshape(n, c, h, w)
+    patches = F.unfold(images.float(), side, stride=side)  # (n, c * side * side, patches)
+    order = torch.rand(len(images), patches.shape[2], generator=generator).argsort(1)
+    shuffled = patches.gather(2, order[:, None].expand_as(patches))
+    return F.fold(shuffled, images.shape[2:], side, stride=side).to(torch.uint8)
 
 
-def foreign_sets(folders: list[Path], n: int, *, download: bool = False) -> tuple[dict[str, Tensor], list[str]]:
-    """SVHN and CIFAR-100 (test images, a seeded choice of n) from the first folder that has them, and one line for
-    each that is missing. Nothing is fetched unless `download`; then it goes into the last folder.
+def foreign_sets(
+    n: int, folders: Sequence[Path] = (), *, download: bool = False
+) -> tuple[dict[str, Tensor], list[str]]:
+    """SVHN and CIFAR-100 (n seeded test images each), and one line for each that is missing.
+
+    They may lie in `folders` (beside CIFAR-10 or in data/); `download` fetches them into the last one.
     """
-    found, missing = {}, []
-    for name, read in {"svhn": _svhn, "cifar100": _cifar100}.items():
+    folders = folders or [ROOT / place for place in (os.environ.get(COPIES), "data") if place]
+    sets, missing = {}, []
+    for name in ("svhn", "cifar100"):
+        source = official(name)
         for folder in folders:
             try:
-                images = read(folder, download and folder == folders[-1])
+                part = source.reader(folder, download=download and folder == folders[-1], **source.parts[1])
             except (RuntimeError, OSError):
                 continue
-            chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))[:n]
-            found[name] = images[chosen]
+            images = as_split(part.data, getattr(part, source.labels)).images
+            sets[name] = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))[:n]]
             break
         else:
             hint = "it could not be downloaded" if download else "`python -m helpers.evaluate --download` fetches it"
             missing.append(f"{name} is skipped: no copy was found; {hint}")
-    return found, missing
+    return sets, missing
 
 
-def _svhn(folder: Path, download: bool) -> Tensor:
-    from torchvision.datasets import SVHN
-
-    return torch.from_numpy(SVHN(str(folder), split="test", download=download).data)
-
-
-def _cifar100(folder: Path, download: bool) -> Tensor:
-    from torchvision.datasets import CIFAR100
-
-    data = CIFAR100(str(folder), train=False, download=download).data
-    return torch.from_numpy(data).permute(0, 3, 1, 2).contiguous()
+def outlier_scores(seen: dict[str, Tensor], usual_bpd: float) -> dict[str, Tensor]:
+    """Six scores of what `describe` gives, higher = more foreign [Serra et al. 2020, eq. 1; Nalisnick et al. 2019]."""
+    bpd = seen["bpd"]
+    scores = {"elbo": bpd, "reconstruction_error": seen["mse"], "confidence": -seen["confidence"]}
+    scores |= {f"elbo_minus_{kind}": bpd - seen[kind] for kind in ("png", "webp")}
+    return scores | {"typicality": (bpd - usual_bpd).abs()}

@@ -1,1 +1,1 @@
-"""For people's eyes: figures, the live plot, the explorer, the report."""
+"""For people: the look, the figures of each notebook, the live plot, the explorer."""

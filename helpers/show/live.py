@@ -1,173 +1,127 @@
-"""What a reader sees while something runs: a training plot that redraws in place, and progress bars.
+"""A training plot that redraws in place, and progress bars: each leaves one final state in a saved notebook."""
 
-Both leave one final state in a saved notebook: the plot one picture, a bar one line (a widget would leave nothing).
-"""
-
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
+from IPython.display import DisplayHandle
 from torch import nn
 from tqdm import tqdm
 
-from ..config import Settings
-from ..data import Dataset
-from ..storage import Record
-from ..training import Trainer, TrainerMaker
-from .figures import SPLIT_COLOURS, SPLIT_STYLES, WIDTH, blank, render, show_png, use_theme
+from ..engine.bars import bar
+from ..training import Record
+from .theme import SPLIT_COLOURS, SPLIT_STYLES, WIDTH, blank, figure_png, show_png, use_theme
 
-PANELS = {
-    "distortion (nats/image)": "distortion",
-    "rate = KL (nats/image)": "rate",
-    "accuracy (0..1)": "accuracy",
-    "sigma (pixel units, 0..1)": "sigma",
+PANELS = {  # what a record may hold: the title of its panel, and its form in the alt text
+    "distortion": ("distortion (nats/image)", "{:.0f} nats"),
+    "rate": ("rate = KL (nats/image)", "{:.0f} nats"),
+    "accuracy": ("accuracy (0..1)", "{:.1%}"),
+    "sigma": ("sigma (pixel units, 0..1)", "{:.4f}"),
 }
-SHARE = 0.04  # of the time may go into drawing
-T = TypeVar("T")
+MAX_DRAWING_FRACTION = 0.04  # of the time of a run
+progress = bar  # for notebooks: the same things, with a bar of how many have passed
 
 
-class LiveTraining:
-    """`with LiveTraining(x, reconstruct) as live:` then `live(record, model)` after every epoch.
+class LiveTraining(AbstractContextManager["LiveTraining"]):
+    """`with LiveTraining(x, reconstruct) as live:`, then `live(record, model)` by epoch; x is (n, h, w, 3) uint8."""
 
-    Distortion, rate, accuracy and sigma so far; below, the fixed images x (n, h, w, 3) uint8 and what
-    `reconstruct(model)` makes of them, in the same form. At most one redraw in `every` seconds, fewer when drawing
-    would take more than 4 % of the time, and a sharper one at the end, also of a run that was interrupted.
-    """
-
-    def __init__(self, x: np.ndarray, reconstruct: Callable[[Any], np.ndarray], every: float = 1.0) -> None:
+    def __init__(self, x: np.ndarray, reconstruct: Callable[[nn.Module], np.ndarray], every: float = 1.0) -> None:
         use_theme()
         self.x, self.reconstruct, self.every = x, reconstruct, every
         self.records: list[Record] = []
-        self.model: Any = None
-        self.handle: Any = None
-        self.spent = 0.0  # seconds of drawing
-        self.redraws = 0
-        self.next_at = -float("inf")
-        self.figure, axes = plt.subplots(4, 2, figsize=(WIDTH, 5.6), height_ratios=(3, 3, 1, 1))
-        grid = axes[0, 0].get_gridspec()
-        self.curves = {
-            name: self._panel(axis, title)
-            for axis, (title, name) in zip(axes[:2].flat, PANELS.items(), strict=True)
-        }  # fmt: skip
-        axes[0, 0].legend()
-        pictures = []
-        for place, label in ((2, "input"), (3, "decoded")):
-            for axis in axes[place]:
-                axis.remove()
-            axis = self.figure.add_subplot(grid[place, :])
-            blank(axis)
-            axis.set_title(label, loc="left")
-            pictures.append(axis.imshow(np.concatenate(list(x), 1)))
-        self.decoded = pictures[-1]
+        self.lines: dict[str, plt.Line2D] = {}  # by the name of a value of the records
+        self.handle: DisplayHandle | None = None
+        self.seconds_drawing, self.redraws, self.next_at = 0.0, 0, -float("inf")
 
-    @staticmethod
-    def _panel(axis: Axes, title: str) -> dict[str, Any]:
-        """An empty panel with its lines by split; sigma has one, of no split."""
-        axis.set_title(title)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        if title.startswith("sigma"):
-            return {"": axis.plot([], [], "o-", ms=3, color="#548d3b")[0]}
-        return {
-            f"{split}_": axis.plot([], [], SPLIT_STYLES[split], ms=3, color=SPLIT_COLOURS[split], label=split)[0]
-            for split in ("train", "validation")
-        }
-
-    def __enter__(self) -> "LiveTraining":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.records:
-            self.draw(dpi=110)
-        plt.close(self.figure)
+            self.draw(dpi=110)  # the final picture is sharper, also after an interruption
+            plt.close(self.figure)
 
-    def __call__(self, record: Record, model: Any) -> None:
-        """Add the record of an epoch; redraw when the last picture is old enough."""
+    def __call__(self, record: Record, model: nn.Module) -> None:
+        """Add the record of an epoch; redraw when the last picture is `every` seconds old (longer if it was slow)."""
         self.records.append(record)
         self.model = model
         if time.monotonic() >= self.next_at:
             self.draw(dpi=75)
 
+    def prepare(self) -> None:
+        """The empty figure: panels two by two (the last of an odd number is wide), then the two rows of images."""
+        names = [name for name in PANELS if {name, f"validation_{name}"} & self.records[0].keys()]
+        pairs = [[names[i], names[min(i + 1, len(names) - 1)]] for i in range(0, len(names), 2)]
+        mosaic: list[Any] = [*pairs, ["input", "input"], ["decoded", "decoded"]]
+        self.figure, axes = plt.subplot_mosaic(mosaic, figsize=(WIDTH, 5.6), height_ratios=[3] * len(pairs) + [1, 1])
+        for name in names:
+            axes[name].set_title(PANELS[name][0])
+            axes[name].locator_params(axis="x", integer=True)
+            for split in ("", "train", "validation"):  # a value such as sigma is of no split
+                if (value := f"{split}_{name}".strip("_")) in self.records[0]:
+                    colour, style = SPLIT_COLOURS.get(split, "#548d3b"), SPLIT_STYLES.get(split, "o-")
+                    self.lines[value] = axes[name].plot([], [], style, ms=3, color=colour, label=split)[0]
+        axes[names[0]].legend()
+        for label in ("input", "decoded"):
+            blank(axes[label])
+            axes[label].set_title(label, loc="left")
+            self.pictures = axes[label].imshow(np.concatenate(self.x, 1))
+
     def alt(self) -> str:
         """The alt text: where the run stands, in words."""
-        r = self.records[-1]
-        return (
-            f"Live training plot after epoch {r['epoch']:.0f}: validation distortion "
-            f"{r['validation_distortion']:.0f} nats, rate {r['validation_rate']:.0f} nats, "
-            f"sigma {r['sigma']:.4f}, accuracy {r['validation_accuracy']:.1%}."
-        )
+        last = self.records[-1]
+        values = {name: last.get(f"validation_{name}", last.get(name)) for name in PANELS}
+        words = [f"{name} {PANELS[name][1].format(value)}" for name, value in values.items() if value is not None]
+        return f"Live training plot after epoch {last['epoch']:.0f}, on validation images: {', '.join(words)}."
 
     def draw(self, dpi: int) -> None:
         """Move the lines and the pictures to where the run stands, and show the figure in the place of the last one."""
         started = time.monotonic()
+        if not self.lines:
+            self.prepare()
         epochs = [record["epoch"] for record in self.records]
-        for name, lines in self.curves.items():
-            for prefix, line in lines.items():
-                line.set_data(epochs, [record[prefix + name] for record in self.records])
-                line.axes.relim()
-                line.axes.autoscale_view()
-        self.decoded.set_data(np.concatenate(list(self.reconstruct(self.model)), 1))
-        self.handle = show_png(render(self.figure, dpi), self.alt(), self.handle)
+        for name, line in self.lines.items():
+            line.set_data(epochs, [record[name] for record in self.records])
+        for axis in self.figure.axes[:-2]:
+            axis.relim()
+            axis.autoscale_view()
+        self.pictures.set_data(np.concatenate(self.reconstruct(self.model), 1))
+        self.handle = show_png(figure_png(self.figure, dpi), self.alt(), self.handle)
         now = time.monotonic()
-        self.spent += now - started
+        self.seconds_drawing += now - started
         self.redraws += 1
-        self.next_at = now + max(self.every, (now - started) / SHARE)
-
-
-# --- bars ---------------------------------------------------------------------------------------
-
-
-def bar_of(*arguments: Any, **options: Any) -> tqdm:
-    """A bar on standard output as it is now, whose last line can be read in a saved notebook."""
-    return tqdm(*arguments, file=sys.stdout, mininterval=1, ncols=88, **options)
-
-
-def progress(things: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
-    """The same things, with a bar of how many have passed."""
-    return bar_of(things, label, total)
+        self.next_at = now + max(self.every, (now - started) / MAX_DRAWING_FRACTION)
 
 
 @contextmanager
 def waiting(label: str) -> Iterator[None]:
     """A clock beside one long call whose inside nobody can see: `with waiting("fitting the mixture"):`."""
     done = threading.Event()
-    with bar_of(total=0, desc=label, bar_format="{desc}: {elapsed} min") as bar:
 
-        def tick() -> None:
-            while not done.wait(1):
-                bar.refresh()
+    def tick() -> None:
+        while not done.wait(1):
+            clock.refresh()
 
-        clock = threading.Thread(target=tick, daemon=True)
-        clock.start()
+    with bar(total=0, desc=label, bar_format="{desc}: {elapsed} min") as clock, ThreadPoolExecutor() as pool:
+        pool.submit(tick)
         try:
             yield
         finally:
             done.set()
-            clock.join()
 
 
-def with_bar(make_trainer: TrainerMaker = Trainer) -> TrainerMaker:
-    """The same trainer with a bar of its steps, which goes on where a resumed run does."""
+def step_bar(label: str = "training") -> Callable[[int, int], None]:
+    """An `on_step(done, total)` for training: a bar of the steps, which goes on where a resumed run does."""
+    shown: tqdm | None = None
 
-    def make(model: nn.Module, data: Dataset, settings: Settings) -> Trainer:
-        trainer = make_trainer(model, data, settings)
-        plain_step = trainer._step
-        bar = bar_of(desc=f"training, {settings.epochs} epochs", total=trainer.steps, unit=" steps")
+    def on_step(done: int, total: int) -> None:
+        nonlocal shown
+        if shown is None or shown.n == shown.total:  # the first step of a run
+            shown = bar(desc=label, total=total, unit=" steps")
+        shown.update(done - shown.n)
+        if done == total:
+            shown.close()
 
-        def step(x: Any, labels: Any, number: int) -> Any:
-            found = plain_step(x, labels, number)
-            bar.update(number + 1 - bar.n)
-            if number + 1 == trainer.steps:
-                bar.close()
-            return found
-
-        trainer._step = step
-        return trainer
-
-    return make
+    return on_step

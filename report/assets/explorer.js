@@ -64,8 +64,8 @@ async function decoder() {
       size: size.data[0], nearest: Number(nearest.data[0]) };
   };
 }
-async function standIn() {
-  const made = data.stand_in, sheet = await picture(made.sheet);
+async function staticFallback() {
+  const made = data.fallback, sheet = await picture(made.sheet);
   return (direction, value) => {
     const step = made.steps.reduce((best, x, i) => Math.abs(x - value) < Math.abs(made.steps[best] - value) ? i : best, 0);
     const at = direction * made.steps.length + step;
@@ -107,8 +107,8 @@ const redrawMorph = latest(async () => {
   const [from, to] = [$("ex-from"), $("ex-to")].map((select) => Number(select.value));
   const found = await read(slerp(codeOf(placeOf(from)), codeOf(placeOf(to)), Number($("ex-morph").value)));
   found.draw($("ex-between"));
-  tile($("ex-left"), sheet, data.starts[from].image);
-  tile($("ex-right"), sheet, data.starts[to].image);
+  tile($("ex-left"), sheet, data.tiles[from]);
+  tile($("ex-right"), sheet, data.tiles[to]);
 });
 function label(input) {
   const digits = input.step.includes(".05") || input.step.includes(".02") ? 2 : 1;
@@ -122,7 +122,7 @@ function moveTo(place) {
 function startAt(index) {
   start = index;
   $("ex-start").value = String(index);
-  const { image } = data.starts[index];
+  const image = data.tiles[index];
   $("ex-origin-figure").style.visibility = image < 0 ? "hidden" : "visible";
   if (image >= 0) tile($("ex-origin"), sheet, image);
   return moveTo(placeOf(index));
@@ -152,7 +152,7 @@ function live() {
   for (const id of ["ex-from", "ex-to"]) $(id).addEventListener("change", redrawMorph);
 }
 async function oneAtATime() {
-  const found = await standIn();
+  const found = await staticFallback();
   document.querySelectorAll(".explorer :is(select, button)").forEach((control) => { control.disabled = true; });
   for (const id of ["ex-temperature", "ex-morph"]) $(id).disabled = true;
   $("ex-origin-figure").style.visibility = "hidden";

@@ -1,0 +1,73 @@
+"""Where files lie, and how they are written: whole or not at all."""
+
+import contextlib
+import errno
+import os
+import re
+from pathlib import Path
+
+from .errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+EXERCISE = "exercise_03"
+HINTS = {
+    errno.ENOSPC: "free some space or choose another folder, then run the same again",
+    errno.EDQUOT: "free some of your quota or choose another folder, then run the same again",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "change its permissions or choose another folder",
+}
+
+
+def weights_path(folder: Path, kind: str) -> Path:
+    """Where a folder keeps the weights of a kind of model, such as "vae"."""
+    return folder / f"{kind}.safetensors"
+
+
+def history_path(folder: Path, kind: str) -> Path:
+    """Where a folder keeps the history of a finished run."""
+    return folder / f"{kind}_history.json"
+
+
+def checkpoint_path(folder: Path, kind: str) -> Path:
+    """Where a folder keeps the state of a run that has not ended."""
+    return folder / f"{kind}.checkpoint.safetensors"
+
+
+def home(dataset: str) -> Path:
+    """The published folder of a data set; a path in its name becomes one plain word."""
+    word = re.sub(r"\W+", "-", dataset).strip("-")
+    return ROOT / "outs" / (EXERCISE if dataset == "cifar10" else word)
+
+
+def results_folder(path: Path) -> Path:
+    """`path` in full. Raises UserError when results there would lie among the sources, as `--out .` would have it."""
+    try:
+        folder = path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path!s:.80} cannot be the name of a folder ({error})") from None
+    if ROOT.is_relative_to(folder) or (folder.is_relative_to(ROOT) and not folder.is_relative_to(ROOT / "outs")):
+        raise UserError(f"results cannot go to {folder}: inside the repository, name a folder below {ROOT / 'outs'}")
+    return folder
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The one line for a place that cannot be written, with what to do."""
+    hint = HINTS.get(error.errno or 0, "")
+    return UserError(f"cannot write {path}: {error.strerror or error}" + (f"; {hint}" if hint else ""))
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: under another name, then renamed. Raises UserError where that is impossible."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:  # also when a signal ends the writing: a rename has left nothing here
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

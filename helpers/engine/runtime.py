@@ -1,0 +1,98 @@
+"""Where a run computes: processes, device, number format, memory; and what a reader must know to judge a time."""
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+COMPILE_FROM_STEPS = 1500  # compiling costs about a minute, which a short run never earns back
+_open_blocks = 0  # of freed_memory_kept: only the outermost gives memory back
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The one place that decides device, number format and compilation."""
+
+    device: torch.device
+    bf16: bool
+    compile: bool
+
+    def autocast(self) -> torch.autocast:
+        """Products of bf16 numbers in training, where the hardware multiplies them; weights and sums stay float32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def runtime(steps: int = 0) -> Runtime:
+    """A GPU where there is one (for each process one), with torch.compile for one process and runs of many steps."""
+    alone = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = accelerator().device if launched() > 1 else alone
+    gpu = device.type != "cpu"
+    return Runtime(device, gpu or cpu_has_bf16(), gpu and launched() == 1 and steps >= COMPILE_FROM_STEPS)
+
+
+def launched() -> int:
+    """How many processes `accelerate launch` (or torchrun, or accelerate's notebook_launcher) started; else 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def accelerator() -> "Accelerator":
+    """Accelerate's view of this run's processes. Raises UserError when not all join: each would train its own model."""
+    from accelerate import Accelerator  # a second that only training needs
+    from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
+
+    on_cpus = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    once = GradientAccumulationPlugin(num_steps=1)  # settings decide, not a launcher's environment variables
+    joined = Accelerator(cpu=on_cpus, mixed_precision="no", dynamo_backend="no", gradient_accumulation_plugin=once)
+    if joined.num_processes != launched():
+        raise UserError(f"{launched()} processes were launched, but accelerate joins {joined.num_processes} of them")
+    return joined
+
+
+def cpu_has_bf16() -> bool:
+    """Does this CPU multiply bf16 numbers itself? Emulating them (AVX-512 alone) is slower than float32."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for it
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Tell glibc, where there is one, to keep freed memory: every step asks for the same large tensors again."""
+    global _open_blocks
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    _open_blocks += 1
+    libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD of malloc.h: larger blocks are the system's own
+    libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: so much may stay unused
+    try:
+        yield
+    finally:
+        _open_blocks -= 1
+        if not _open_blocks:
+            libc.mallopt(-3, 1 << 25)  # the most to which glibc's own rule would let them rise
+            libc.mallopt(-1, 1 << 26)
+            libc.malloc_trim(0)
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to judge a time or repeat a number: versions, device, threads."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "device": gpu or f"CPU ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "training_precision": "bf16 products, float32 sums" if gpu or cpu_has_bf16() else "float32",
+        **({"processes": launched()} if launched() > 1 else {}),
+    }

@@ -1,0 +1,127 @@
+"""Markdown -> one HTML file that needs nothing from the network: pictures embedded, formulas as MathML."""
+
+import base64
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import math_core
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
+from mdit_py_plugins.anchors import anchors_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from PIL import Image
+
+from ..engine import ROOT, UserError
+from ..show.theme import image_file
+
+ASSETS = ROOT / "report" / "assets"
+# What a browser would fetch by itself; <a href> is followed only when somebody asks for it.
+REQUESTS = re.compile(
+    r'<(?:img|script|link|iframe|source|video|audio|object|embed)\b[^>]*?\s(?:src|href|srcset|data)="(?!data:|#)([^"]+)"'
+)
+CSS_REQUESTS = re.compile(r'(?:@import\s+|url\()["\']?(?!data:|#)([\w/.:]+)')
+
+
+def asset(name: str) -> Markup:
+    """The text of one of our own files, which a template must not escape."""
+    return Markup((ASSETS / name).read_text())
+
+
+def base64_of(content: bytes) -> str:
+    """Bytes as text that may stand in HTML."""
+    return base64.b64encode(content).decode()
+
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(ASSETS), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True
+)
+TEMPLATES.globals.update(asset=asset, font=lambda: base64_of((ASSETS / "stix-two-math-subset.woff2").read_bytes()))
+
+
+def mathml(tex: str, display: bool) -> str:
+    """LaTeX -> MathML. Raises UserError with the formula when it has an error: never a silent mess."""
+    try:
+        formula = math_core.LatexToMathML(fancy_error=False).convert_with_local_state(tex.strip(), displaystyle=display)
+    except math_core.LatexError as error:
+        raise UserError(f"the formula {tex.strip()!r} is wrong: {error}") from None
+    return f'<span class="formula" tabindex="0">{formula}</span>' if display else formula  # it may scroll on a phone
+
+
+BUTTON = Markup('<button type="button" class="picture" aria-expanded="false" title="Enlarge">{}</button>')
+# A paragraph that is a picture, and below it one in italics.
+CAPTIONED = re.compile(r"<p>(<img [^>]*>)</p>\n<p><em>((?:(?!</p>).)*)</em></p>", re.S)
+FIGURE = Markup(r"<figure>{}\n<figcaption>\2</figcaption>\n</figure>").format(BUTTON.format(r"\1"))
+HEADING = re.compile(r'<h([1-3]) id="([^"]+)">(.*?)</h\1>', re.S)
+
+
+def embedded(png: bytes, alt: str, *, enlargeable: bool = False) -> str:
+    """An <img> with the picture inside, as lossless WebP where that is smaller; a click may enlarge it."""
+    with Image.open(io.BytesIO(png)) as image:
+        size, webp = image.size, image_file(image, "WEBP", lossless=True, method=4, exact=True)
+    kind, content = ("webp", webp) if len(webp) < len(png) else ("png", png)
+    source = f"data:image/{kind};base64,{base64_of(content)}"
+    text = Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(source, *size, alt)
+    return BUTTON.format(text) if enlargeable else text
+
+
+class PageRenderer(RendererHTML):
+    """Tokens of Markdown -> HTML, with pictures and formulas inside."""
+
+    def image(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A picture, embedded. Raises UserError when it is not there."""
+        alt = self.renderInlineAsText(tokens[idx].children or [], options, env)
+        path = Path(os.path.normpath(env["base"] / str(tokens[idx].attrs["src"])))  # the base need not exist yet
+        if not path.is_file():
+            raise UserError(f"the picture {path} is missing; run the notebooks first (`make report`)")
+        return embedded(path.read_bytes(), alt)
+
+    def fence(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A formula, or code."""
+        formula = tokens[idx].info.strip() == "math"
+        return mathml(tokens[idx].content, True) if formula else super().fence(tokens, idx, options, env)
+
+
+class Page:
+    """Markdown -> HTML, piece by piece, and the page around the pieces; pictures are relative to `base`."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.parser = MarkdownIt("commonmark", {"html": True}, renderer_cls=PageRenderer).enable("table")
+        self.parser.use(anchors_plugin, max_level=3)
+        self.parser.use(dollarmath_plugin, double_inline=True, renderer=lambda t, kind: mathml(t, kind["display_mode"]))
+
+    def render(self, text: str) -> str:
+        """Markdown -> HTML: captioned pictures are figures, tables scroll. UserError: wrong formula, no picture."""
+        html = CAPTIONED.sub(FIGURE, self.parser.render(text, {"base": self.base}))
+        html = html.replace("<table>", '<div class="wide" tabindex="0" role="region" aria-label="Table"><table>')
+        return html.replace("</table>", "</table></div>")
+
+    def whole(self, body: str, *, css: str = "", **parts: str) -> str:
+        """The page around a body, with each part in the place of `<!-- NAME -->`. UserError: not self-contained."""
+        headings = HEADING.findall(body)  # (level, anchor, text)
+        body = body.replace("<pre>", '<pre tabindex="0">')  # it may scroll, so the keyboard must reach it
+        indent = {"2": "", "3": "  "}
+        lines = [f'{indent[level]}- <a href="#{at}">{text}</a>' for level, at, text in headings if level in indent]
+        links = self.parser.render("\n".join(lines))
+        contents = f"<details open><summary>Contents</summary>\n{links}</details>"  # a click folds it up
+        body = body.replace("</h1>\n", f'</h1>\n<nav aria-label="Contents">{contents}</nav>\n')
+        for name, part in parts.items():
+            body = body.replace(f"<!-- {name} -->", part)
+        title = Markup(next((text for level, _, text in headings if level == "1"), "Report")).striptags()
+        page = TEMPLATES.get_template("page.html.j2").render(title=title, body=Markup(body), css=Markup(css))
+        check_offline(page)
+        return page
+
+
+def check_offline(page: str) -> None:
+    """Raises UserError when a page would ask for anything outside itself."""
+    styles = "".join(re.findall(r"<style>(.*?)</style>", page, re.S))
+    if outside := REQUESTS.findall(page) + CSS_REQUESTS.findall(styles):
+        raise UserError(f"the page is not self-contained: it asks for {outside[0]}")

@@ -1,1 +1,0 @@
-"""Many things in order: the notebooks through papermill."""

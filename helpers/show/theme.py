@@ -1,0 +1,95 @@
+"""The look of every figure, and what stores a figure with its caption, which is also its alt text."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import seaborn as sns
+from IPython import display, get_ipython
+from PIL import Image
+
+from ..engine import UserError, read_json, write_json, write_whole
+
+WIDTH = 5.8  # inches: text of 9 points stays readable where a phone shows the figure on 380 pixels
+DPI = 150
+CLASS_COLOURS = list(mpl.color_sequences["petroff10"])
+CLASS_MARKERS = "osD^vP*Xph"  # only six of the ten colours stand out on white: a class always has its marker too
+SPLIT_COLOURS = {"train": "#3f90da", "validation": "#bd1f01", "test": "#832db6"}
+SPLIT_STYLES = {"train": "o-", "validation": "s--", "test": "D:"}
+LOOK = {
+    "figure.dpi": 100, "savefig.dpi": DPI, "figure.facecolor": "white", "savefig.facecolor": "white",
+    "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
+    "image.cmap": "cividis", "image.interpolation": "nearest", "legend.frameon": False, "lines.markersize": 5,
+    "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5,
+    "legend.fontsize": 9.5,
+}  # fmt: skip
+
+
+def use_theme() -> None:
+    """White background, petroff10 colours (told apart by colour-blind readers), one size of text."""
+    sns.set_theme("notebook", "whitegrid", palette=CLASS_COLOURS, rc=LOOK)
+
+
+class Gallery:
+    """Stores figures in one folder, each with its caption; `notice` is printed on top of every one."""
+
+    def __init__(self, folder: Path, notice: str = "") -> None:
+        self.folder, self.notice = folder, notice
+        use_theme()
+
+    def __call__(self, figure: plt.Figure, name: str, caption: str, *, stored: bool = False) -> None:
+        """Write NAME.png and its caption, show both; `stored`: of the stored runs. UserError on too short a caption."""
+        if len(caption) < 20:
+            raise UserError(f"figure {name} needs a caption that says what is seen, not {caption!r}")
+        if self.notice:
+            stamp = "stored runs on CIFAR-10, not photos" if stored else "photos, not CIFAR-10"
+            figure.text(0, 1.01, stamp, fontsize=9, color="#bd1f01", va="bottom")
+        png = figure_png(figure)
+        plt.close(figure)
+        write_whole(self.folder / f"{name}.png", png)
+        captions = read_captions(self.folder) | {name: caption}
+        write_json(self.folder / "captions.json", dict(sorted(captions.items())))
+        show_png(lighter(png), caption)
+
+
+def read_captions(folder: Path) -> dict[str, str]:
+    """Captions by figure name; empty when nothing was saved yet. Raises UserError on a damaged file."""
+    path = folder / "captions.json"
+    return read_json(path, "delete it and run the notebooks again") if path.exists() else {}
+
+
+def figure_png(figure: plt.Figure, dpi: int | None = None) -> bytes:
+    """PNG bytes on white, without a date or a version in them, so that equal figures are equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.06)
+    return buffer.getvalue()
+
+
+def image_file(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of an image file; the options are those of Pillow for this kind, as "PNG" or "WEBP"."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def lighter(png: bytes) -> bytes:
+    """The same picture with the 256 colours that suit it best: a third of the bytes, for the copy in a notebook."""
+    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    return min(png, image_file(few, "PNG", optimize=True), key=len)
+
+
+def show_png(png: bytes, alt: str, handle: display.DisplayHandle | None = None) -> display.DisplayHandle | None:
+    """Display PNG bytes with an alt text, or replace what `handle` shows; nothing happens outside a notebook."""
+    if get_ipython() is None:
+        return None
+    if handle is None:
+        return display.display(display.Image(png, alt=alt), display_id=True)
+    handle.update(display.Image(png, alt=alt))
+    return handle
+
+
+def blank(axis: plt.Axes) -> None:
+    """No ticks, no frame, no grid: only the picture."""
+    axis.set(xticks=[], yticks=[], frame_on=False)
