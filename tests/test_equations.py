@@ -14,7 +14,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from helpers.losses import discretised_nll
 from helpers.models import Posterior
-from helpers.runs.pipeline import notebook_path
+from helpers.publish.plan import notebook_path
 
 from .test_notebooks import cells
 

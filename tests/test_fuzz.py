@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers.codec import Codec, load_codec
-from helpers.config import UserError
-from helpers.container import CHECKSUM, read_images
 from helpers.data import Dataset
-from helpers.runs.pipeline import check_parameters, declared_parameters, notebook_path, parse_parameters
-from helpers.schemas import SEAL, read_json, seal
-from helpers.show.figures import read_captions
-from helpers.storage import history_path, load_history, load_model, read_tensors, weights_path, write_tensors
+from helpers.engine.errors import UserError
+from helpers.engine.files import history_path, weights_path
+from helpers.engine.sealed import SEAL, read_json, read_tensors, seal, write_tensors
+from helpers.engine.vaec import CHECKSUM, read_pictures
+from helpers.publish.pipeline import check_parameters, declared_parameters, parse_parameters
+from helpers.publish.plan import notebook_path
+from helpers.run import load_history, load_model
+from helpers.show.theme import read_captions
 
-from .test_faults import KINDS, example
+from .engine.test_schemas import EXAMPLES
 
 
 def bounded(examples: int) -> settings:
@@ -34,7 +36,7 @@ def bounded(examples: int) -> settings:
     return settings(**limits, suppress_health_check=checks)
 
 
-# Edits of a file: where (a share of its length), what happens there, with which bytes.
+# Edits of a file: where (as a fraction of its length), what happens there, with which bytes.
 EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from(("flip", "write", "insert", "delete", "cut")), st.binary(max_size=12)),
     min_size=1, max_size=4,
@@ -49,8 +51,8 @@ TREES = st.recursive(
 
 def edited(content: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
     data = bytearray(content)
-    for share, what, some in edits:
-        at = int(share * max(len(data) - 1, 0))
+    for fraction, what, some in edits:
+        at = int(fraction * max(len(data) - 1, 0))
         if what == "flip" and data:
             data[at] ^= 1 << len(some) % 8
         elif what == "write":
@@ -69,13 +71,8 @@ def one_line(error: UserError) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
-
-
-@pytest.fixture(scope="module")
-def codec(trained: Path, photos: Dataset) -> Codec:
-    return load_codec(weights_path(trained, "vae"), photos)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------
@@ -85,17 +82,16 @@ def codec(trained: Path, photos: Dataset) -> Codec:
 @given(edits=EDITS, near_start=st.booleans())
 def test_damaged_weights(edits: list, near_start: bool, trained: Path, folder: Path) -> None:
     content = weights_path(trained, "vae").read_bytes()
-    header = 8 + int.from_bytes(content[:8], "little")
-    split = header if near_start else 0  # half of the examples hit the header, a small part of the file
-    damaged = edited(content[:split], edits) + content[split:] if split else edited(content, edits)
+    # Half of the examples hit the header, which is a small part of the file.
+    split = 8 + int.from_bytes(content[:8], "little") if near_start else len(content)
     path = folder / "vae.safetensors"
-    path.write_bytes(damaged)
+    path.write_bytes(edited(content[:split], edits) + content[split:])
     try:
-        _, about = load_model(path)
+        _, provenance = load_model(path)
     except UserError as error:
         one_line(error)
     else:
-        assert about == read_tensors(weights_path(trained, "vae"))[1]  # nothing that matters has changed
+        assert provenance == read_tensors(weights_path(trained, "vae"))[1]  # nothing that matters has changed
 
 
 @bounded(100)
@@ -113,10 +109,11 @@ def test_bytes_that_were_never_weights(content: bytes, header: Any, folder: Path
 @bounded(80)
 @given(name=st.sampled_from(("kind", "settings", "class_names", "run", "width", "latent_dim", "seed")), value=TREES)
 def test_weights_that_say_something_else_of_themselves(name: str, value: Any, trained: Path, folder: Path) -> None:
-    tensors, about = read_tensors(weights_path(trained, "vae"))
-    about = about | {name: value} if name in about else about | {"settings": about["settings"] | {name: value}}
+    tensors, provenance = read_tensors(weights_path(trained, "vae"))
+    inner = provenance if name in provenance else provenance["settings"]
+    inner[name] = value
     path = folder / "said.safetensors"
-    write_tensors(path, tensors, about)
+    write_tensors(path, tensors, provenance)
     try:
         load_model(path)
     except UserError as error:
@@ -127,10 +124,9 @@ def test_weights_that_say_something_else_of_themselves(name: str, value: Any, tr
 
 
 @bounded(200)
-@given(kind=st.sampled_from(KINDS), edits=EDITS)
+@given(kind=st.sampled_from(list(EXAMPLES)), edits=EDITS)
 def test_damaged_json(kind: str, edits: list, folder: Path) -> None:
-    content = example(kind)
-    path = folder / kind
+    content, path = EXAMPLES[kind], folder / kind
     path.write_bytes(edited(json.dumps(content | {SEAL: seal(content)}).encode(), edits))
     try:
         assert read_json(path) == content
@@ -139,15 +135,14 @@ def test_damaged_json(kind: str, edits: list, folder: Path) -> None:
 
 
 @bounded(200)
-@given(kind=st.sampled_from(KINDS), content=TREES, sealed=st.booleans(), part=st.integers(0, 5))
+@given(kind=st.sampled_from(list(EXAMPLES)), content=TREES, sealed=st.booleans(), part=st.integers(0, 5))
 def test_json_of_any_form(kind: str, content: Any, sealed: bool, part: int, folder: Path) -> None:
-    whole = example(kind)
-    names = list(whole)
-    whole = whole | {names[part]: content} if part < len(names) else content
-    if sealed and isinstance(whole, dict):
-        whole = whole | {SEAL: seal(whole)}
+    names = list(EXAMPLES[kind])
+    changed = EXAMPLES[kind] | {names[part]: content} if part < len(names) else content
+    if sealed and isinstance(changed, dict):
+        changed = changed | {SEAL: seal(changed)}
     path = folder / kind
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(changed))
     try:
         assert isinstance(read_json(path), dict)
         if kind == "captions.json":
@@ -159,9 +154,8 @@ def test_json_of_any_form(kind: str, content: Any, sealed: bool, part: int, fold
 @bounded(60)
 @given(edits=EDITS)
 def test_damaged_histories(edits: list, trained: Path, folder: Path) -> None:
-    content = history_path(trained, "vae").read_bytes()
     weights_path(folder, "vae").write_bytes(weights_path(trained, "vae").read_bytes())
-    history_path(folder, "vae").write_bytes(edited(content, edits))
+    history_path(folder, "vae").write_bytes(edited(history_path(trained, "vae").read_bytes(), edits))
     try:
         assert load_history(folder, "vae") == load_history(trained, "vae")
     except UserError as error:
@@ -174,14 +168,14 @@ def test_damaged_histories(edits: list, trained: Path, folder: Path) -> None:
 @bounded(300)
 @given(texts=st.lists(st.text(max_size=30) | st.builds("{}={!r}".format, st.sampled_from(("epochs", "lr")), TREES)))
 def test_parameters_of_notebooks(texts: list[str]) -> None:
-    known = {"epochs": 0, "lr": 1.0, "fresh": False, "name": ""}
+    declared = {"epochs": 0, "lr": 1.0, "fresh": False, "name": ""}
     try:
-        given_ = parse_parameters(texts)
-        check_parameters(given_, known)
+        parameters = parse_parameters(texts)
+        check_parameters(parameters, declared)
     except UserError as error:
         assert str(error)
     else:
-        assert all(type(v) is type(known[k]) or type(v) is int and k == "lr" for k, v in given_.items())
+        assert all(type(v) is type(declared[k]) or type(v) is int and k == "lr" for k, v in parameters.items())
 
 
 @bounded(60)
@@ -196,6 +190,11 @@ def test_damaged_notebooks(edits: list, folder: Path) -> None:
 
 
 # --- the codec --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def codec(trained: Path, photos: Dataset) -> Codec:
+    return load_codec(weights_path(trained, "vae"), photos)
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +217,9 @@ def test_damaged_containers(edits: list, forged: bool, codec: Codec, content: by
 
 
 @bounded(300)
-@given(kind=st.sampled_from(("png", "jpg", "npy")), edits=EDITS, other=st.binary(max_size=200), whole=st.booleans())
+@given(kind=st.sampled_from(("png", "jpg", "npy")), edits=EDITS, other=st.binary(max_size=200), damaged=st.booleans())
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of large images
-def test_images_given_to_the_codec(kind: str, edits: list, other: bytes, whole: bool, folder: Path) -> None:
+def test_images_given_to_the_codec(kind: str, edits: list, other: bytes, damaged: bool, folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     buffer = io.BytesIO()
     if kind == "npy":
@@ -228,10 +227,10 @@ def test_images_given_to_the_codec(kind: str, edits: list, other: bytes, whole: 
     else:
         Image.fromarray(pixels).save(buffer, "PNG" if kind == "png" else "JPEG")
     path = folder / f"image.{kind}"
-    path.write_bytes(edited(buffer.getvalue(), edits) if whole else other)
+    path.write_bytes(edited(buffer.getvalue(), edits) if damaged else other)
     try:
-        found = read_images([path], tile=True)
+        images = read_pictures([path], tile=True)
     except UserError as error:
         one_line(error)
     else:
-        assert found.dtype == np.uint8 and found.ndim == 4 and found.shape[3] == 3
+        assert images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3

@@ -1,31 +1,21 @@
-"""The form of the notebooks, what their executed copies leave, the live plot and its cost."""
+"""The form of the notebooks, and what their executed copies leave."""
 
 import ast
 import importlib.util
-import io
 import re
 import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from helpers.config import ROOT, Settings
-from helpers.data import Dataset, to_unit
-from helpers.models import build_model
-from helpers.runs.pipeline import PROMISED, declared_parameters, notebook_path
-from helpers.show import figures
-from helpers.show.live import LiveTraining, progress, waiting, with_bar
-from helpers.storage import Record
-from helpers.training import Trainer, fit
+from helpers.engine.files import ROOT
+from helpers.publish.pipeline import declared_parameters
+from helpers.publish.plan import PROMISED, notebook_path
 
 NOTEBOOKS = [notebook_path(name) for name in PROMISED]
-LESSONS = NOTEBOOKS[:6]  # the last one has sliders instead
+LESSONS = [path for path in NOTEBOOKS if "latent_explorer" not in path.stem]  # which has sliders instead
 
 
 def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -92,10 +82,11 @@ class TestForm:
         for link in re.findall(r"\]\((\w+\.ipynb)\)", opening):
             assert (path.parent / link).is_file(), link
 
-    def test_every_import_can_be_resolved(self, path: Path) -> None:
+    def test_every_import_can_be_resolved_and_is_of_the_course(self, path: Path) -> None:
         for cell in cells(path, "code"):
             for node in ast.walk(ast.parse(cell.source)):
                 if isinstance(node, ast.ImportFrom):
+                    assert not re.match(r"helpers\.(engine|lab|publish|sources)\b", node.module), node.module
                     module = importlib.import_module(node.module)
                     assert all(hasattr(module, name.name) for name in node.names), node.module
                 elif isinstance(node, ast.Import):
@@ -129,7 +120,7 @@ class TestLesson:
 
 def test_only_evaluation_reads_the_test_split_of_a_trained_model() -> None:
     assert "data.test" not in "".join(cell.source for cell in cells(notebook_path("03_vae_training"), "code"))
-    for module in ("training", "models", "losses"):
+    for module in ("training", "loop", "models", "losses"):
         assert ".test" not in (ROOT / "helpers" / f"{module}.py").read_text()
 
 
@@ -161,95 +152,11 @@ def test_executed_notebooks_are_small_enough_to_be_committed(smoke: Path) -> Non
         assert path.stat().st_size < 1.5e6, path.name
 
 
-# --- figures ----------------------------------------------------------------------------------------------------
+def test_executed_notebooks_name_no_folder_of_this_machine(smoke: Path) -> None:
+    for path in (smoke / "notebooks").glob("*.ipynb"):
+        assert str(ROOT) not in path.read_text() and str(smoke) not in path.read_text()
 
 
-def test_every_figure_fits_a_phone(smoke: Path) -> None:
-    for path in smoke.glob("*.png"):
-        assert Image.open(path).width <= 8 * figures.DPI, path.name
-
-
-def test_grids_enlarge_every_pixel_alike() -> None:
-    image = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
-    row = figures.enlarged_row(image, 4, 3 * 32 * 4 + 16)
-    assert row.shape == (128, 400, 3)
-    assert (row[:, :128].reshape(32, 4, 32, 4, 3) == image[0][:, None, :, None]).all()
-    picture = np.asarray(Image.open(io.BytesIO(figures.render(figures.image_rows({"a": image})))).convert("RGB"))
-    colours = {tuple(colour) for colour in picture.reshape(-1, 3)}
-    assert {tuple(colour) for colour in image.reshape(-1, 3)} <= colours, "no pixel is blended with its neighbour"
-
-
-def test_the_lighter_copy_looks_the_same() -> None:
-    rows = {"noise": np.random.default_rng(0).integers(100, 140, (8, 32, 32, 3), dtype=np.uint8)}
-    png = figures.render(figures.image_rows(rows))
-    light = figures.lighter(png)
-    before, after = (np.asarray(Image.open(io.BytesIO(p)).convert("RGB")).astype(int) for p in (png, light))
-    assert len(light) < 0.6 * len(png) and before.shape == after.shape and np.abs(before - after).mean() < 6
-
-
-# --- the live plot and the bars ---------------------------------------------------------------------------------
-
-
-def fixed_images(data: Dataset) -> torch.Tensor:
-    return to_unit(data.validation.images[:8])
-
-
-def watch(data: Dataset, every: float = 1.0) -> LiveTraining:
-    x = fixed_images(data)
-
-    def reconstruct(model: torch.nn.Module) -> np.ndarray:
-        with torch.no_grad():
-            return figures.pixels(model.eval().decode(model.code(x)))
-
-    return LiveTraining(figures.pixels(x), reconstruct, every)
-
-
-def test_drawing_takes_less_than_a_twentieth_of_the_training(photos: Dataset, tiny: Settings) -> None:
-    started, epochs = time.monotonic(), 0
-    with watch(photos) as live:
-        trainer = Trainer(build_model(tiny, 10), photos, tiny)
-        # Beyond its schedule: only the clock is tested, up to the moment when a third redraw is due.
-        while live.redraws < 2 or time.monotonic() < live.next_at:
-            record = trainer.epoch()
-            if live.redraws < 2 or time.monotonic() < live.next_at:
-                live(record, trainer.model)
-                epochs += 1
-        assert live.spent < 0.05 * (time.monotonic() - started) and live.redraws == 2
-    assert len(live.records) == epochs
-
-
-def test_the_plot_goes_on_after_an_interruption(photos: Dataset, tiny: Settings, tmp_path: Path) -> None:
-    checkpoint, model = tmp_path / "c.safetensors", build_model(tiny, 10)
-    with pytest.raises(KeyboardInterrupt), watch(photos) as live:
-        for record in fit(model, photos, tiny, checkpoint, with_bar()):
-            live(record, model)
-            raise KeyboardInterrupt
-    assert len(live.records) == 1 and live.redraws == 2, "one redraw, and the final one in spite of the interruption"
-    model = build_model(tiny, 10)
-    with watch(photos) as again:
-        for record in fit(model, photos, tiny, checkpoint, with_bar()):
-            again(record, model)
-    assert [record["epoch"] for record in again.records] == [1.0, 2.0]
-    assert again.records[0] == live.records[0] and again.curves["rate"]["train_"].get_xdata() == [1.0, 2.0]
-
-
-def test_a_replayed_run_is_drawn_once_and_then_finally(photos: Dataset, tiny: Settings) -> None:
-    record: Record = dict.fromkeys(("sigma", *(f"{s}_{n}" for s in ("train", "validation")
-                                              for n in ("distortion", "rate", "accuracy"))), 0.5)  # fmt: skip
-    with watch(photos) as live:
-        for epoch in range(1, 31):
-            live(record | {"epoch": float(epoch)}, build_model(tiny, 10) if epoch == 1 else live.model)
-    assert live.redraws == 2 and "after epoch 30" in live.alt()
-
-
-def test_bars_leave_a_readable_last_line(
-    photos: Dataset, tiny: Settings, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    assert list(progress("abc", "letters")) == ["a", "b", "c"]
-    with waiting("a long call"):
-        pass
-    list(fit(build_model(tiny, 10), photos, tiny, make_trainer=with_bar()))
-    said = capsys.readouterr().out
-    assert re.search(r"letters: 100%\|.*3/3", said) and "a long call: 00:0" in said
-    steps = tiny.epochs * -(-tiny.n_train // tiny.batch_size)
-    assert f"{steps}/{steps}" in said.splitlines()[-1]
+def test_the_explorer_keeps_a_still_picture(smoke: Path) -> None:
+    data = [o.get("data", {}) for _, found in outputs(smoke / "notebooks" / "07_latent_explorer.ipynb") for o in found]
+    assert any({"image/png", "application/vnd.jupyter.widget-view+json"} <= set(bundle) for bundle in data)

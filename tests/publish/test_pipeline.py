@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,37 +14,40 @@ import nbformat
 import psutil
 import pytest
 
-from helpers.config import ROOT, Settings, UserError, home, results_folder, write_whole
-from helpers.runs.pipeline import (
-    PROMISED,
-    check_promises,
-    choose_folder,
-    earlier_seconds,
-    estimate,
+from helpers.engine.errors import UserError, program
+from helpers.engine.files import ROOT, home, results_folder, write_whole
+from helpers.engine.sealed import read_json, write_json
+from helpers.publish.pipeline import (
+    check_parameters,
     parse_parameters,
-    reports,
+    publish,
+    remaining,
+    report,
     span,
 )
-from helpers.runs.supervise import Memory, only_run
-from helpers.schemas import read_json
+from helpers.publish.plan import PROMISED
+from helpers.settings import Settings
 
-from .conftest import assert_one_line_error, run_module
+from ..conftest import assert_one_line_error, run_module
 
 NAMES = ("01_first", "02_second", "03_third")
 # The pipeline as it is, on three notebooks of the test's own.
 DRIVER = """
 import sys
 from pathlib import Path
-from helpers.runs import pipeline
-pipeline.PROMISED = {name: (f"{name}.txt",) for name in ("01_first", "02_second", "03_third")}
-pipeline.notebook_path = lambda name: Path(sys.argv[1]) / f"{name}.ipynb"
-pipeline.reports = lambda *_: None
-pipeline.command(["--dataset", "photos", *sys.argv[2:]])
+from helpers.engine.errors import program
+from helpers.publish import pipeline, plan
+plan.PROMISED.clear()
+plan.PROMISED.update({name: (f"{name}.txt",) for name in ("01_first", "02_second", "03_third")})
+plan.NOTEBOOKS = Path(sys.argv[1])
+pipeline.publish = lambda *_: None
+sys.argv[1:2] = ["--dataset", "photos"]
+program(pipeline.report)
 """
 BODY = """
 import time
 from pathlib import Path
-from helpers.config import write_whole
+from helpers.engine.files import write_whole
 folder = Path(out)
 with open(Path(r"{place}") / "log.txt", "a") as log:
     log.write("{name}\\n")
@@ -62,7 +64,10 @@ class Place:
         self.folder, self.out = folder, out or folder / "outs"
         self.processes: list[subprocess.Popen[str]] = []
         for name in NAMES:
-            self.write(name, BODY.format(name=name, place=folder))
+            self.write(name, self.body(name))
+
+    def body(self, name: str) -> str:
+        return BODY.format(name=name, place=self.folder)
 
     def write(self, name: str, body: str) -> None:
         literals = 'profile = "full"\ndataset = "auto"\nout = ""\n'
@@ -71,11 +76,8 @@ class Place:
         notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(body)], metadata=metadata)
         nbformat.write(notebook, self.folder / f"{name}.ipynb")
 
-    def hold(self, name: str) -> Path:
-        """A notebook that waits for as long as this file exists."""
-        path = self.folder / f"hold_{name}"
-        path.touch()
-        return path
+    def release(self, name: str) -> None:
+        (self.folder / f"hold_{name}").unlink()
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", DRIVER, str(self.folder), "--out", str(self.out), *arguments]
@@ -91,6 +93,22 @@ class Place:
     def ran(self) -> list[str]:
         path = self.folder / "log.txt"
         return path.read_text().split() if path.is_file() else []
+
+    def started(self, name: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+        """A pipeline whose notebook `name` is at work until it is released, and the processes below it."""
+        (self.folder / f"hold_{name}").touch()
+        process = self.start()
+        wait_for(lambda: name in self.ran() or process.poll() is not None, f"{name} starts")
+        assert process.poll() is None, process.communicate()
+        return process, psutil.Process(process.pid).children(recursive=True)
+
+    def killed(self, name: str) -> None:
+        """A run that is killed inside the notebook `name`."""
+        process, below = self.started(name)
+        process.kill()
+        process.wait()
+        wait_for(lambda: gone(below), "the end of the kernels", 30)
+        self.release(name)
 
 
 @pytest.fixture
@@ -112,26 +130,13 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
-def started(place: Place, name: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """A pipeline whose notebook `name` is at work, and the processes below it."""
-    place.hold(name)
-    process = place.start()
-    wait_for(lambda: name in place.ran() or process.poll() is not None, f"{name} starts")
-    assert process.poll() is None, process.communicate()
-    return process, psutil.Process(process.pid).children(recursive=True)
-
-
 # --- interruptions ----------------------------------------------------------------------------------------------
 
 
 def test_a_killed_run_goes_on_where_it_stopped_and_a_complete_one_begins_anew(place: Place) -> None:
-    process, below = started(place, "02_second")
+    place.killed("02_second")
     (place.out / ".metrics.json.999999999.tmp").write_text("what a killed writer left behind")
-    process.kill()
-    process.wait()
-    wait_for(lambda: gone(below), "the end of the kernels", 30)
     assert (place.out / ".unfinished.json").is_file() and not (place.out / "run.json").exists()
-    (place.folder / "hold_02_second").unlink()
     first = (place.out / "01_first.txt").read_text()
     done = place.run()
     assert done.returncode == 0, done.stderr
@@ -149,7 +154,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_complete_one_begins_anew(pl
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_within_seconds_with_one_line(place: Place, number: signal.Signals) -> None:
-    process, below = started(place, "02_second")
+    process, below = place.started("02_second")
     before = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -158,59 +163,12 @@ def test_a_signal_ends_the_run_within_seconds_with_one_line(place: Place, number
     last = errors.strip().splitlines()[-1]
     assert last == f"stopped by {number.name}; the same command goes on where this one stopped"
     assert "Traceback" not in errors
-    (place.folder / "hold_02_second").unlink()
+    place.release("02_second")
     assert "01_first: finished before" in place.run().stdout
 
 
-LEFT_BEHIND = """
-import asyncio, os, signal
-from helpers.runs.supervise import Stopped, stoppable
-async def waits_for_a_kernel():
-    raise RuntimeError("Kernel died")
-async def main():
-    task = asyncio.ensure_future(waits_for_a_kernel())
-    await asyncio.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.sleep(60)
-try:
-    with stoppable():
-        asyncio.run(main())
-except Stopped as stop:
-    raise SystemExit(f"stopped by {stop}")
-"""
-
-
-def test_nothing_is_said_of_the_tasks_that_a_stopped_run_leaves_behind() -> None:
-    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stderr == "stopped by SIGTERM\n"
-
-
-def test_only_what_was_stored_may_be_older_than_the_run(tmp_path: Path) -> None:
-    for name in PROMISED["05_generation"]:
-        (tmp_path / name).touch()
-        if name.endswith(("safetensors", "history.json")) or name == "seed_spread.json":
-            os.utime(tmp_path / name, (0, 0))
-    began = time.time()
-    check_promises("05_generation", tmp_path, began)
-    os.utime(tmp_path / "generation.json", (0, 0))
-    with pytest.raises(UserError, match="did not write generation.json"):
-        check_promises("05_generation", tmp_path, began)
-
-
-def test_a_single_notebook_in_a_new_folder_ends_without_a_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "data.json").write_text("{}")
-    reports("photos", tmp_path)
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(f"no report: {tmp_path} has not the results of 01_data_exploration, 02_autoencoder, ")
-
-
 def test_what_changed_since_the_interruption_runs_again(place: Place) -> None:
-    process, _ = started(place, "03_third")
-    process.kill()
-    process.wait()
-    (place.folder / "hold_03_third").unlink()
+    place.killed("03_third")
     (place.out / "02_second.txt").write_text("changed by hand")
     done = place.run()
     assert done.returncode == 0, done.stderr
@@ -218,11 +176,8 @@ def test_what_changed_since_the_interruption_runs_again(place: Place) -> None:
 
 
 def test_a_changed_notebook_or_a_damaged_record_is_not_taken_for_finished(place: Place) -> None:
-    process, _ = started(place, "02_second")
-    process.kill()
-    process.wait()
-    (place.folder / "hold_02_second").unlink()
-    place.write("01_first", BODY.format(name="01_first", place=place.folder) + "# changed\n")
+    place.killed("02_second")
+    place.write("01_first", place.body("01_first") + "# changed\n")
     record = place.out / ".unfinished.json"
     record.write_text(record.read_text().replace('"seconds": ', '"seconds": 1'))
     done = place.run()
@@ -231,10 +186,10 @@ def test_a_changed_notebook_or_a_damaged_record_is_not_taken_for_finished(place:
 
 
 def test_the_second_of_two_runs_on_one_folder_is_refused_in_one_line(place: Place) -> None:
-    process, _ = started(place, "01_first")
+    process, _ = place.started("01_first")
     assert_one_line_error(place.run(), "another run is writing to", "--out")
-    (place.folder / "hold_01_first").unlink()
-    output, errors = process.communicate(timeout=600)
+    place.release("01_first")
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert place.ran() == list(NAMES)
 
@@ -246,7 +201,7 @@ def test_a_failed_notebook_names_its_cell_the_reason_and_the_file(place: Place) 
     place.write("02_second", "numbers = [1, 2]\nnumbers[7]")
     done = place.run()
     assert_one_line_error(done, "02_second failed in cell 3 (numbers = [1, 2]): IndexError", "02_second.failed.ipynb")
-    place.write("02_second", BODY.format(name="02_second", place=place.folder))
+    place.write("02_second", place.body("02_second"))
     assert place.run().returncode == 0 and place.ran() == list(NAMES)  # 01 was not run a second time
 
 
@@ -266,6 +221,15 @@ def test_a_damaged_notebook_is_named(place: Place) -> None:
     assert place.ran() == []
 
 
+def test_a_single_notebook_in_a_new_folder_ends_without_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.json").write_text("{}")
+    publish("photos", tmp_path)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"no report: {tmp_path} has not the results of 01_data_exploration, 02_autoencoder, ")
+
+
 # --- disks ------------------------------------------------------------------------------------------------------
 
 
@@ -280,21 +244,6 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@contextlib.contextmanager
-def without_permission(folder: Path) -> Iterator[None]:
-    """`folder` cannot be written, not even when the tests run as root."""
-    folder.chmod(0o555)
-    user = os.geteuid()
-    try:
-        if user == 0:
-            os.seteuid(65534)
-        yield
-    finally:
-        if user == 0:
-            os.seteuid(0)
-        folder.chmod(0o755)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a small disk")
@@ -312,7 +261,7 @@ def test_a_kernel_that_meets_a_full_disk_ends_the_run_with_one_line(tmp_path: Pa
         place = Place(tmp_path, disk)
         good = disk / "02_second.txt"
         good.write_text("the last good one")
-        place.write("02_second", "from pathlib import Path\nfrom helpers.config import write_whole\n"
+        place.write("02_second", "from pathlib import Path\nfrom helpers.engine.files import write_whole\n"
                                  "write_whole(Path(out) / '02_second.txt', bytes(2**21))")  # fmt: skip
         assert_one_line_error(place.run(), "No space left on device", "free some space")
         assert good.read_text() == "the last good one" and not list(disk.glob("**/*.tmp"))
@@ -326,29 +275,13 @@ def test_a_read_only_folder_is_refused_before_any_kernel(tmp_path: Path) -> None
         assert place.ran() == []
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
-def test_a_folder_without_permission_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("locked")
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(parent.stat().st_mode | 0o055)
-    (folder / "file").write_text("the last good one")
-    with without_permission(folder):
-        with pytest.raises(UserError, match="cannot write .*Permission denied; change its permissions"):
-            write_whole(folder / "file", "two")
-        with pytest.raises(UserError, match="Permission denied"), only_run(folder):
-            pass
-    assert (folder / "file").read_text() == "the last good one" and len(list(folder.iterdir())) == 1
-
-
-# --- where results may go ---------------------------------------------------------------------------------------
+# --- what may be asked ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("out", [".", "..", "notebooks", "report/exercise_03", "outs/../helpers", "/", "a\0b"])
 def test_results_never_go_among_the_sources(out: str) -> None:
-    with pytest.raises(UserError, match="results cannot go|is no name"):
+    with pytest.raises(UserError, match="results cannot go|cannot be the name"):
         results_folder(ROOT / out)
-    with pytest.raises(UserError):
-        choose_folder("photos", "full", ROOT / out)
 
 
 def test_a_parameter_cannot_move_the_results_past_the_lock() -> None:
@@ -357,15 +290,35 @@ def test_a_parameter_cannot_move_the_results_past_the_lock() -> None:
             parse_parameters([f"{name}=elsewhere"])
 
 
+def test_unknown_parameters_and_wrong_types_stop_before_any_kernel() -> None:
+    known = {"epochs": 0, "lr": 1.0}
+    check_parameters(parse_parameters(["epochs=3", "lr=2"]), known)
+    with pytest.raises(UserError, match="Did you mean 'epochs'"):
+        check_parameters({"epoch": 3}, known)
+    with pytest.raises(UserError, match="is str"):
+        check_parameters({"epochs": "two"}, known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-p", "epoch=3"), ("unknown parameter", "epochs")), (("-p", "epochs=two"), ("'two' is str",)),
+        (("--only", "99"), ("01, 02", "07")), (("--profile", "smoke"), ("--out",)), (("-p", "epochs"), ("name=value",)),
+        (("--dataset", "cifar"), ("cifar10",)),
+    ],
+)  # fmt: skip
+def test_bad_command_lines_are_one_line_each(
+    arguments: tuple[str, ...], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    with pytest.raises(SystemExit) as end:
+        program(report)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("error: ") and all(word in line for word in words), line
+
+
 # --- memory and time --------------------------------------------------------------------------------------------
-
-
-def test_the_peak_of_memory_below_this_process_is_seen_even_when_it_was_short() -> None:
-    code = "x = bytearray(400 * 2**20); x[::4096] = b'1' * len(x[::4096]); del x; import time; time.sleep(3)"
-    with Memory() as memory:
-        own = psutil.Process().memory_info().rss / 2**20
-        subprocess.run([sys.executable, "-c", code], check=True)
-    assert 400 < memory.mib - own < 700
 
 
 def test_a_run_stays_under_four_gibibytes_and_says_so(smoke: Path) -> None:
@@ -380,7 +333,7 @@ def test_the_committed_runs_stayed_under_four_gibibytes() -> None:
         assert record["fresh"] == fresh and len(peaks) == 7 and max(peaks.values()) < 4096, peaks
 
 
-@pytest.mark.parametrize("model", ["vae", "autoencoder", "reference", "sharp"])
+@pytest.mark.parametrize("model", ["vae", "autoencoder", "judge", "sharp"])
 def test_the_second_training_had_the_settings_of_the_first(model: str) -> None:
     records = [read_json(folder / f"{model}_history.json") for folder in (home("cifar10"), home("cifar10") / "again")]
     first, second = (Settings.from_dict(record["settings"]) for record in records)
@@ -390,20 +343,50 @@ def test_the_second_training_had_the_settings_of_the_first(model: str) -> None:
 
 def test_times_read_as_somebody_would_say_them(tmp_path: Path) -> None:
     assert [span(s) for s in (4.4, 100, 3600 * 2 + 300)] == ["4 s", "2 min", "2 h 05 min"]
-    assert estimate(["a"], {}) == "" and estimate(["a"], {"a": 60.0}).startswith(", about 60 s; all done about ")
+    given, record = {"profile": "full"}, read_json(home("cifar10") / "run.json")
+    assert remaining(["a"], tmp_path, given) == ""
+    write_json(tmp_path / "run.json", record | {"seconds": {"a": 60.0}})
+    assert remaining(["a"], tmp_path, given).startswith(", about 60 s; all done about ")
+    assert not remaining(["b"], tmp_path, given) and not remaining(["a"], tmp_path, given | {"fresh": True})
     (tmp_path / "run.json").write_text(json.dumps({"seconds": "many"}))
-    assert earlier_seconds(tmp_path, "full", False) == {}  # a damaged record costs an estimate, not the run
+    assert remaining(["a"], tmp_path, given) == ""  # a damaged record costs an estimate, not the run
 
 
 # --- the real notebooks -----------------------------------------------------------------------------------------
 
 
+def test_the_smoke_run_leaves_everything_it_promises(smoke: Path) -> None:
+    for name, promised in PROMISED.items():
+        assert (smoke / "notebooks" / f"{name}.ipynb").is_file()
+        assert all((smoke / file).stat().st_size > 0 for file in promised)
+    record = json.loads((smoke / "run.json").read_text())
+    assert set(record["seconds"]) == set(PROMISED) and record["profile"] == "smoke"
+    assert not list(smoke.glob("**/*.tmp")) and not list(smoke.glob("notebooks/*.partial.ipynb"))
+
+
+def test_a_failed_notebook_is_kept_beside_the_last_good_one(tmp_path: Path) -> None:
+    good = tmp_path / "notebooks" / "07_latent_explorer.ipynb"
+    good.parent.mkdir()
+    good.write_text("the last good one")
+    done = run_module("helpers", "report", "--only", "07", "--dataset", "photos", "--out", str(tmp_path))
+    assert_one_line_error(done, "07_latent_explorer failed", "vae.safetensors does not exist")
+    assert good.read_text() == "the last good one" and good.with_suffix(".failed.ipynb").is_file()
+
+
+def test_stock_papermill_runs_a_notebook(tmp_path: Path) -> None:
+    target = tmp_path / "out.ipynb"
+    arguments = ["notebooks/07_latent_explorer.ipynb", str(target), "--prepare-only", "-p", "n_directions", "4"]
+    done = run_module("papermill", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "n_directions = 4" in target.read_text()
+
+
 def test_the_real_run_is_stopped_inside_a_training_and_goes_on(tmp_path: Path) -> None:
-    arguments = ["--profile", "smoke", "--dataset", "photos", "--out", str(tmp_path / "outs")]
-    command = [sys.executable, "-m", "helpers.runs.pipeline", *arguments]
-    weights = tmp_path / "outs" / "autoencoder.checkpoint.safetensors"
+    arguments = ["report", "--profile", "smoke", "--dataset", "photos", "--out", str(tmp_path / "outs")]
+    command = [sys.executable, "-m", "helpers", *arguments]
+    checkpoint = tmp_path / "outs" / "autoencoder.checkpoint.safetensors"
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: weights.exists() or process.poll() is not None, "training")
+    wait_for(lambda: checkpoint.exists() or process.poll() is not None, "training")
     process.kill()  # inside notebook 2, which trains
     process.wait()
     assert (tmp_path / "outs" / "data.json").is_file()
@@ -420,5 +403,5 @@ def test_the_real_run_is_stopped_inside_a_training_and_goes_on(tmp_path: Path) -
     assert "[2/7] 02_autoencoder: started" in text
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in errors
     assert read_json(tmp_path / "outs" / "autoencoder_history.json")["records"][-1]["epoch"] == 2
-    done = run_module("helpers.runs.pipeline", *arguments, "--only", "07")  # the lock is free again
+    done = run_module("helpers", *arguments, "--only", "07")  # the lock is free again
     assert_one_line_error(done, "07_latent_explorer failed", "vae.safetensors does not exist")

@@ -8,32 +8,28 @@ import subprocess
 import sys
 import time
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.config import ROOT, Settings, UserError, profile_settings
-from helpers.data import Dataset, load_data
-from helpers.folders import store
-from helpers.interrupt import Stopped
-from helpers.models import build_model
-from helpers.storage import history_path, load_history, weights_path
-from helpers.training import Keeper, Trainer, checkpoint_path, fit, load_or_train, train
+from helpers.data import Dataset
+from helpers.engine.checkpoint import Checkpointer, resume, save
+from helpers.engine.errors import UserError
+from helpers.engine.files import ROOT, checkpoint_path, history_path, weights_path
+from helpers.engine.signals import Stopped
+from helpers.loop import Batch
+from helpers.run import build_model, load_history, train
+from helpers.settings import Settings, profile_settings
+from helpers.sources import load_data
+from helpers.training import Trainer
 
-from .conftest import run_module
+from ..conftest import run_module
 
 KILLS = 20
 TIMES = ("seconds", "images_per_second")
-
-
-@pytest.fixture(scope="module")
-def arrays(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The photos as arrays on disk: a process that is started twenty times has them in no time."""
-    folder = tmp_path_factory.mktemp("arrays")
-    store("photos", folder)
-    return f"array:{folder}"
 
 
 def small(dataset: str, **changes: object) -> Settings:
@@ -60,12 +56,12 @@ def assert_equal_runs(folder: Path, other: Path) -> None:
     assert weights.keys() == weights_.keys() and all(torch.equal(weights[k], weights_[k]) for k in weights)
 
 
-def test_twenty_kills_at_random_moments_change_nothing(arrays: str, tmp_path: Path) -> None:
+def test_twenty_kills_at_random_moments_change_nothing(photo_arrays: str, tmp_path: Path) -> None:
     context = get_context("forkserver")  # imports once; a child is there within milliseconds
-    context.set_forkserver_preload(["helpers.training", "tests.test_training_faults"])
+    context.set_forkserver_preload(["helpers.run", "tests.engine.test_checkpoint"])
 
-    def start(folder: Path) -> object:
-        child = context.Process(target=work, args=(arrays, folder, 0))
+    def start(folder: Path) -> BaseProcess:
+        child = context.Process(target=work, args=(photo_arrays, folder, 0))
         child.start()
         return child
 
@@ -96,33 +92,36 @@ def test_twenty_kills_at_random_moments_change_nothing(arrays: str, tmp_path: Pa
     last.join(600)
     assert last.exitcode == 0 and inside >= KILLS // 5, inside
     assert_equal_runs(tmp_path / "whole", folder)
-    assert load_history(folder, "vae").settings == small(arrays)
+    assert load_history(folder, "vae").settings == small(photo_arrays)
     assert sorted(path.name for path in folder.iterdir()) == ["vae.safetensors", "vae_history.json"]
 
 
 class Interrupted(Trainer):
     """A trainer that is sent a signal in the middle of a step."""
 
-    def _step(self, x: torch.Tensor, labels: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        if step == 7 and not self.records[1:]:
-            signal.raise_signal(NUMBER)
-        return super()._step(x, labels, step)
+    number = signal.SIGTERM
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        if self.step_number == 7:
+            signal.raise_signal(self.number)
+        return super().step(batch)
 
 
-NUMBER = signal.SIGTERM
+class InterruptedByHand(Interrupted):
+    number = signal.SIGINT
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("trainer", "code", "accumulate"), [(Interrupted, 143, 1), (InterruptedByHand, 130, 1), (Interrupted, 143, 3)]
+)
 def test_a_stop_inside_an_epoch_is_a_checkpoint_and_a_line(
-    name: str, code: int, accumulate: int, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainer: type[Trainer], code: int, accumulate: int, photos: Dataset, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(f"{__name__}.NUMBER", getattr(signal, name))
     settings = small("photos", accumulate=accumulate, cutout=4)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     train(photos, settings, tmp_path / "whole")
     with pytest.raises(Stopped, match=r"stopped after step 8 of 15.*continues") as stop:
-        train(photos, settings, tmp_path / "stopped", make_trainer=Interrupted)
+        train(photos, settings, tmp_path / "stopped", make_trainer=trainer)
     assert stop.value.exit_code == code and isinstance(stop.value, KeyboardInterrupt)
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert checkpoint_path(tmp_path / "stopped", "vae").is_file()
@@ -130,8 +129,9 @@ def test_a_stop_inside_an_epoch_is_a_checkpoint_and_a_line(
     assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_the_program_ends_within_seconds_of_a_signal_and_goes_on(arrays: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "helpers.runs.train", "vae", "--profile", "smoke", "--dataset", arrays]
+def test_the_program_ends_within_seconds_of_a_signal_and_goes_on(photo_arrays: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "helpers", "train", "vae", "--profile", "smoke"]
+    command += ["--dataset", photo_arrays]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         child = subprocess.Popen(
             [*command, "--out", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -143,18 +143,18 @@ def test_the_program_ends_within_seconds_of_a_signal_and_goes_on(arrays: str, tm
         assert child.returncode == code and time.perf_counter() - sent < 30
         assert len(said.splitlines()) == 1 and "the same command continues" in said and "Traceback" not in said
     assert "stopped after step" in said and checkpoint_path(tmp_path, "vae").is_file()
-    done = run_module("helpers.runs.train", *command[3:], "--out", str(tmp_path))
+    done = run_module("helpers", *command[3:], "--out", str(tmp_path))
     assert done.returncode == 0 and "epoch 2" in done.stdout, done.stderr
 
 
-def test_a_kernel_that_is_interrupted_lives_on(arrays: str, tmp_path: Path) -> None:
+def test_a_kernel_that_is_interrupted_lives_on(photo_arrays: str, tmp_path: Path) -> None:
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
     try:
         code = (
-            "from pathlib import Path\nfrom tests.test_training_faults import load_data, small, train\n"
-            f"train(load_data({arrays!r}), small({arrays!r}, epochs=5000), Path({str(tmp_path)!r}), "
+            "from pathlib import Path\nfrom tests.engine.test_checkpoint import load_data, small, train\n"
+            f"train(load_data({photo_arrays!r}), small({photo_arrays!r}, epochs=5000), Path({str(tmp_path)!r}), "
             "lambda record, model: print(record['epoch'], flush=True))"
         )
         message = client.execute(code)
@@ -172,45 +172,46 @@ def test_a_kernel_that_is_interrupted_lives_on(arrays: str, tmp_path: Path) -> N
         manager.shutdown_kernel(now=True)
 
 
-def after_an_epoch(photos: Dataset, folder: Path) -> tuple[Trainer, Keeper, bytes]:
+def after_an_epoch(photos: Dataset, folder: Path) -> tuple[Trainer, Checkpointer, bytes]:
     """A run of which one epoch is done and kept."""
-    trainer = Trainer(build_model(settings := small("photos"), len(photos.class_names)), photos, settings)
-    keeper = Keeper(trainer, checkpoint_path(folder, "vae"), every=0.0)
-    keeper.epoch()
-    return trainer, keeper, keeper.checkpoint.read_bytes()
+    settings = small("photos")
+    trainer, path = Trainer(build_model(settings, 10), photos, settings), checkpoint_path(folder, "vae")
+    checkpointer = Checkpointer(trainer, path, every=0.0)
+    checkpointer.epoch()
+    return trainer, checkpointer, path.read_bytes()
 
 
-def assert_stops(keeper: Keeper, before: bytes, *words: str) -> None:
+def assert_stops(checkpointer: Checkpointer, before: bytes, *words: str) -> None:
     """The next epoch ends with one line that has the words; the checkpoint is the one from before, and can be read."""
     with pytest.raises(UserError) as found:
-        keeper.epoch()
-    line = str(found.value)
+        checkpointer.epoch()
+    line, path, trainer = str(found.value), checkpointer.path, checkpointer.training
     assert "\n" not in line and all(word in line for word in (*words, "lr=0.002", "last good state")), line
-    assert keeper.checkpoint.read_bytes() == before
-    keeper.trainer.resume(keeper.checkpoint)
-    assert all(torch.isfinite(value).all() for value in keeper.trainer.model.state_dict().values())
+    assert path.read_bytes() == before
+    resume(trainer, path)
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
 
 
 def test_a_loss_that_is_no_number_is_told_by_step_and_term(photos: Dataset, tmp_path: Path) -> None:
-    trainer, keeper, before = after_an_epoch(photos, tmp_path)
+    trainer, checkpointer, before = after_an_epoch(photos, tmp_path)
     torch.nn.init.constant_(trainer.model.code_head.weight, float("nan"))
-    assert_stops(keeper, before, "loss is nan at step 5 (epoch 2)", "code_cross_entropy is nan")
+    assert_stops(checkpointer, before, "loss is nan at step 5 (epoch 2)", "code_cross_entropy is nan")
 
 
 def test_a_loss_that_runs_away_is_told_by_step_and_term(photos: Dataset, tmp_path: Path) -> None:
-    trainer, keeper, before = after_an_epoch(photos, tmp_path)
+    trainer, checkpointer, before = after_an_epoch(photos, tmp_path)
     torch.nn.init.constant_(trainer.model.log_sigma, -4.0)
-    assert_stops(keeper, before, "at step 5 (epoch 2)", "distortion is ")
+    assert_stops(checkpointer, before, "at step 5 (epoch 2)", "distortion is ")
 
 
 def test_a_gradient_that_is_not_finite_makes_no_weights(photos: Dataset, tmp_path: Path) -> None:
-    trainer, keeper, before = after_an_epoch(photos, tmp_path)
+    trainer, checkpointer, before = after_an_epoch(photos, tmp_path)
     trainer.model.head.weight.register_hook(lambda gradient: gradient / 0)
     weights = {k: v.clone() for k, v in trainer.model.named_parameters()}
     with pytest.raises(UserError, match="a gradient is not finite at step 5"):
-        keeper.epoch()
+        checkpointer.epoch()
     assert all(torch.equal(v, weights[k]) for k, v in trainer.model.named_parameters())
-    assert keeper.checkpoint.read_bytes() == before
+    assert checkpointer.path.read_bytes() == before
 
 
 def test_a_learning_rate_that_is_far_too_high_ends_with_one_line(photos: Dataset, tmp_path: Path) -> None:
@@ -221,24 +222,17 @@ def test_a_learning_rate_that_is_far_too_high_ends_with_one_line(photos: Dataset
 
 
 def test_weights_that_are_broken_are_never_written(photos: Dataset, tmp_path: Path) -> None:
-    trainer, keeper, before = after_an_epoch(photos, tmp_path)
+    trainer, checkpointer, before = after_an_epoch(photos, tmp_path)
     torch.nn.init.constant_(trainer.model.decoder.net[0].bias, float("inf"))
     with pytest.raises(UserError, match="decoder.net.0.bias is not finite"):
-        trainer.save(keeper.checkpoint)
-    assert keeper.checkpoint.read_bytes() == before
+        save(trainer, checkpointer.path)
+    assert checkpointer.path.read_bytes() == before
 
 
-def test_a_kill_between_weights_and_history_is_mended(photos: Dataset, tmp_path: Path) -> None:
-    old, new = small("photos", epochs=1, seed=1), small("photos", epochs=1)
-    train(photos, old, tmp_path)
-    *_, _ = fit(build_model(new, len(photos.class_names)), photos, new, checkpoint_path(tmp_path, "vae"))
-    weights_path(tmp_path, "vae").write_bytes(b"the new weights, of which the old history knows nothing")
-    _, history = load_or_train(photos, new, tmp_path)
-    assert history.settings == load_history(tmp_path, "vae").settings == new
-    checkpoint_path(tmp_path, "vae").unlink(missing_ok=True)
-    weights_path(tmp_path, "vae").write_bytes(b"and without a checkpoint it is said")
-    with pytest.raises(UserError, match="is not the file"):
-        load_or_train(photos, new, tmp_path)
+def test_what_is_no_checkpoint_is_named(trained: Path, photos: Dataset, tmp_path: Path) -> None:
+    checkpoint_path(tmp_path, "vae").write_bytes(weights_path(trained, "vae").read_bytes())
+    with pytest.raises(UserError, match="is not a checkpoint; delete it"):
+        train(photos, small("photos"), tmp_path)
 
 
 def test_what_a_kill_left_of_a_checkpoint_is_swept(photos: Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Scores of samples give the known answers; the judge scores real images better than made ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.data import Dataset
+from helpers.engine.errors import UserError
+from helpers.judge import Judge, judge_images
+from helpers.measure import samples
+
+
+def normal(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
+    return scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    """An untrained one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Judge(8, 10).eval()
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    x = normal(500, 6, 0).double()
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T  # mean 0 and covariance I exactly
+    assert samples.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert samples.frechet_distance(x, x + 2.0) == pytest.approx(6 * 4)  # |m|^2
+    assert samples.frechet_distance(x, 2 * x) == pytest.approx(6)  # N(0, I) against N(0, 4 I): d
+
+
+class Flat(torch.nn.Module):
+    """A "network" for torchmetrics whose features are the pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).float()
+
+
+def test_frechet_and_kernel_distance_agree_with_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(200, 3, 2, 2, generator=generator)
+    b = 0.7 * torch.rand(200, 3, 2, 2, generator=generator) + 0.1
+    frechet = FrechetInceptionDistance(feature=Flat(), input_img_size=(3, 2, 2)).set_dtype(torch.float64)
+    kernel = KernelInceptionDistance(feature=Flat(), subsets=1, subset_size=200)
+    for metric in (frechet, kernel):
+        metric.update(a, real=True)
+        metric.update(b, real=False)
+    x, y = a.flatten(1), b.flatten(1)
+    assert samples.frechet_distance(x, y) == pytest.approx(frechet.compute().item(), rel=1e-4)
+    assert samples.kernel_distance(x, y, block=200).value == pytest.approx(kernel.compute()[0].item(), rel=1e-4)
+
+
+def test_the_kernel_distance_is_unbiased() -> None:
+    same = samples.kernel_distance(normal(4000, 8, 0), normal(4000, 8, 1), block=500)
+    assert abs(same.value) < 4 * same.stderr
+    other = samples.kernel_distance(normal(4000, 8, 0), normal(4000, 8, 1, shift=0.5), block=500)
+    assert other.value > 10 * other.stderr
+
+
+def test_manifold_scores_of_known_sets() -> None:
+    real = normal(600, 4, 0)
+    same = samples.manifold_scores(real, real)
+    assert same["precision"] == same["recall"] == same["coverage"] == 1
+    assert samples.manifold_scores(real, normal(600, 4, 1))["density"] == pytest.approx(1, abs=0.1)
+    assert all(value == 0 for value in samples.manifold_scores(real, real + 100).values())
+    collapsed = samples.manifold_scores(real, real[:6].repeat(100, 1))  # few real images, again and again
+    assert collapsed["precision"] == 1 and collapsed["recall"] < 0.1 and collapsed["coverage"] < 0.2
+
+
+def test_copies_are_noticed_and_fresh_samples_are_not() -> None:
+    train, test = normal(3000, 8, 0), normal(1000, 8, 1)
+    copies = train[:1000] + normal(1000, 8, 2, scale=0.05)
+    assert samples.copying_statistic(train, test, copies, cells=5) < -10
+    assert abs(samples.copying_statistic(train, test, normal(1000, 8, 3), cells=5)) < 3
+    assert samples.copying_statistic(train, test, normal(1000, 8, 3, scale=2.0), cells=5) > 3
+
+
+def test_without_inception_there_is_one_clear_line_and_no_fid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchmetrics.image.fid.FrechetInceptionDistance.__init__", no_network)
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(UserError, match="no FID.*inception.*no network"):
+        samples.inception_scores(images, images)
+
+
+def test_a_gaussian_on_pixels_has_the_moments_of_the_images(photos: Dataset) -> None:
+    images = photos.train.images[:4000, :, :4, :4]
+    made, real = (x.flatten(1).double() for x in (samples.gaussian_pixels(images, 4000), images))
+    # Values outside 0..255 are cut off, so the moments agree only roughly.
+    assert (made.mean(0) - real.mean(0)).abs().max() < 8
+    assert (made.std(0) / real.std(0) - 1).abs().max() < 0.15
+    assert torch.corrcoef(made.T).sub(torch.corrcoef(real.T)).abs().max() < 0.15
+
+
+def test_the_judge_scores_real_images_better_than_a_gaussian_on_pixels(judge: Judge, photos: Dataset) -> None:
+    real, predicted = judge_images(judge, photos.test.images)
+    assert real.shape == (1000, 256) and predicted.shape == (1000,)
+    assert torch.allclose(real[77:300], judge_images(judge, photos.test.images[77:300])[0], atol=1e-4)
+    fair = samples.score(judge, real, photos.train.images[:1000])
+    poor = samples.score(judge, real, samples.gaussian_pixels(photos.train.images, 1000))
+    assert fair["n"] == 1000 and fair["frechet"] < poor["frechet"]
+    assert fair["kernel"]["value"] < poor["kernel"]["value"]
+
+
+def test_further_seeds_are_scored_once_for_the_same_weights(judge: Judge, photos: Dataset, tmp_path: Path) -> None:
+    real, _ = judge_images(judge, photos.test.images[:300])
+    drawn, path = [], tmp_path / "seed_spread.json"
+
+    def sampler(seed: int) -> torch.Tensor:
+        drawn.append(seed)
+        return photos.train.images[torch.randperm(4000, generator=torch.Generator().manual_seed(seed))[:300]]
+
+    def spread(weights: str) -> dict[str, list[float]]:
+        return samples.seed_spread(path, {"real": sampler}, judge, real, {"weights": weights}, (1, 2))
+
+    first = spread("a")
+    expected = [samples.frechet_distance(judge_images(judge, sampler(seed))[0], real) for seed in (1, 2)]
+    assert first == {"real": pytest.approx(expected)} and expected[0] != expected[1]
+    drawn.clear()
+    assert spread("a") == first and not drawn
+    assert spread("b") == first and drawn == [1, 2]
+    path.write_text(path.read_text().replace("frechet", "frechat"))
+    with pytest.raises(UserError, match="seed_spread.json"):
+        spread("b")

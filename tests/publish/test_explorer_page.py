@@ -1,0 +1,40 @@
+"""The explorer of the page: its ONNX model is the notebook's, and so are the pictures made beforehand."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from helpers.data import LEVEL
+from helpers.publish.explorer_page import static_fallback, to_onnx
+from helpers.show.reader import ExplorerData, Reader
+
+
+def test_the_onnx_model_gives_pytorchs_pixels(reader: Reader, parts: ExplorerData) -> None:
+    session = onnxruntime.InferenceSession(to_onnx(reader, parts.codes.shape[1]))
+    noise = 2 * torch.randn(20, parts.codes.shape[1], generator=torch.Generator().manual_seed(0))
+    for z in torch.cat([parts.codes[:20], noise]).split(1):
+        with torch.no_grad():
+            expected = reader(z)
+        image, belief, size, nearest = session.run(None, {"z": z.numpy()})
+        assert np.abs(image - expected.image.numpy()).max() < LEVEL
+        assert np.abs(belief - expected.belief.numpy()).max() < 2e-3
+        assert size.item() == pytest.approx(expected.size.item(), abs=0.05)
+        y, known = (z - reader.mean) @ reader.to_y, reader.known[[nearest.item(), expected.nearest.item()]]
+        ours, theirs = (known - y).norm(dim=1)  # of two equally near ones float16 may choose the other
+        assert ours == pytest.approx(theirs.item(), rel=1e-3, abs=0.02)
+
+
+def test_pictures_made_beforehand_are_those_of_the_decoder(reader: Reader, parts: ExplorerData) -> None:
+    fallback = static_fallback(reader, parts)
+    steps = len(fallback["steps"])
+    assert len(fallback["belief"]) == len(parts.effects) * steps and fallback["steps"][steps // 2] == 0
+    place = torch.zeros(len(parts.directions.std))
+    place[2] = fallback["steps"][0]
+    with torch.no_grad():
+        expected = reader(parts.directions.code(place)[None])
+    assert fallback["size"][2 * steps] == pytest.approx(expected.size.item(), abs=0.01)
+    assert fallback["nearest"][2 * steps] == expected.nearest.item()
+    assert json.loads(json.dumps(fallback)) == fallback

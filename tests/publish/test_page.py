@@ -1,0 +1,90 @@
+"""Markdown -> a page: figures with captions, tables that scroll, contents, formulas; nothing from the network."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from helpers.engine.errors import UserError
+from helpers.publish.page import Page, check_offline, mathml
+
+TEXT = """# A *title* & more
+
+![What is seen](picture.png)
+
+*The caption with $x^2$.*
+
+## First chapter
+
+### A section with $\\sigma$
+
+| a | b |
+| - | - |
+| 1 | 2 |
+
+## Second chapter
+
+<!-- extra -->
+
+*Not a caption.*
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "picture.png")
+    return Page(tmp_path)
+
+
+def test_a_picture_and_its_caption_are_a_figure_that_can_be_enlarged(page: Page) -> None:
+    body = page.render(TEXT)
+    figure = body[body.index("<figure>") : body.index("</figure>")]
+    assert figure.index('<button type="button" class="picture"') < figure.index("<img") < figure.index("<figcaption>")
+    assert 'alt="What is seen"' in figure and 'width="40" height="20"' in figure and "<em>" not in figure
+    assert "<math" in figure and "<p>" not in figure and body.count("<figure>") == 1
+    assert "<p><em>Not a caption.</em></p>" in body
+    alone = page.render("![Alone](picture.png)")
+    assert "<button" not in alone and "<p><img" in alone
+
+
+def test_tables_scroll_and_the_contents_are_nested(page: Page) -> None:
+    whole = page.whole(page.render(TEXT), extra="<b>the part</b>")
+    assert whole.count('<div class="wide" tabindex="0" role="region" aria-label="Table"><table>') == 1
+    assert whole.count("</table></div>") == 1 and "<b>the part</b>" in whole and "<!-- contents -->" not in whole
+    contents = whole[whole.index("<nav") : whole.index("</nav>")]
+    first, second = contents.index('href="#first-chapter"'), contents.index('href="#second-chapter"')
+    assert first < contents.rindex("<ul>") < contents.index("<math") < second
+    assert whole.index("</h1>") < whole.index("<nav") and "<title>A title &amp; more</title>" in whole
+
+
+def test_a_wrong_formula_and_a_missing_picture_are_named(page: Page) -> None:
+    with pytest.raises(UserError, match="formula"):
+        mathml(r"\frac{1", True)
+    with pytest.raises(UserError, match=r"other\.png is missing"):
+        page.render("![x](other.png)")
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
+        '<img src="https://example.org/x.png">', '<script src="x.js">', '<link rel="stylesheet" href="x.css">',
+        "<style>@import url(https://example.org/x.css)</style>",
+    ],
+)  # fmt: skip
+def test_requests_are_refused_and_links_are_not(outside: str) -> None:
+    check_offline('<a href="https://example.org">a link</a><img src="data:image/png;base64,xx"><style>p {}</style>')
+    with pytest.raises(UserError, match="not self-contained"):
+        check_offline(outside)
+
+
+def test_pictures_are_embedded_without_loss(page: Page, tmp_path: Path) -> None:
+    import base64
+    import re
+
+    noisy = Image.effect_noise((64, 64), 90).convert("RGB")
+    noisy.save(tmp_path / "noise.png")
+    kind, content = re.search(r"data:image/(\w+);base64,([^\"]+)", page.render("![Noise](noise.png)")).groups()
+    embedded = base64.b64decode(content)
+    assert kind in ("webp", "png") and len(embedded) <= (tmp_path / "noise.png").stat().st_size
+    assert Image.open(io.BytesIO(embedded)).convert("RGB").tobytes() == noisy.tobytes()

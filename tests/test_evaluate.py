@@ -1,0 +1,68 @@
+"""Every metric of a model, and the program that stores them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.data import Dataset, to_unit
+from helpers.evaluate import evaluate_model, two_views
+from helpers.measure.rows import load
+from helpers.models import VAE
+from helpers.run import load_model
+
+from .conftest import assert_one_line_error, run_module
+
+
+def test_two_views_average_probabilities() -> None:
+    a, b = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(two_views(a, b).exp(), (a.softmax(1) + b.softmax(1)) / 2, atol=1e-6)
+
+
+def test_the_pixel_regression_has_errors_that_shrink_with_the_number_of_images(trained: Path, photos: Dataset) -> None:
+    vae, _ = load_model(trained / "vae.safetensors")
+    few, many = (evaluate_model(vae, photos.test.take(torch.arange(50).repeat(k))).metrics for k in (1, 4))
+    for name in ("slope", "pixel_r2", "rmse"):
+        assert many[name].value == pytest.approx(few[name].value)
+        assert many[name].stderr == pytest.approx(few[name].stderr / 2, rel=0.02)
+
+
+def test_evaluation_repeats_to_the_last_digit(trained: Path, photos: Dataset) -> None:
+    vae, _ = load_model(trained / "vae.safetensors")
+    assert evaluate_model(vae, photos.test).metrics == evaluate_model(vae, photos.test).metrics
+
+
+class Constant(torch.nn.Module):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(z), 3, 32, 32), 0.5)
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(x), 8), torch.zeros(len(x), 2)  # the posterior is the prior
+
+
+def test_a_foreign_network_is_evaluated_like_ours(photos: Dataset) -> None:
+    model = VAE(Nothing(), Constant(), torch.nn.Linear(2, 10), torch.nn.Linear(4, 10), sigma=0.3)
+    metrics = evaluate_model(model, photos.test.head(50)).metrics
+    error = (to_unit(photos.test.images[:50]) - 0.5).square().mean().item()
+    assert metrics["rate"].value == 0 and metrics["mse"].value == pytest.approx(error, rel=1e-5)
+    assert metrics["active_units"].value == 0 and metrics["sigma"].value == pytest.approx(0.3)
+
+
+def test_the_program_writes_every_metric_of_a_split_with_its_provenance(trained: Path, tmp_path: Path) -> None:
+    out, weights = tmp_path / "metrics.json", str(trained / "vae.safetensors")
+    done = run_module("helpers.evaluate", "--split", "test", "--weights", weights, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    table, origin = load(out)
+    assert {row.split for row in table.rows} == {"test"} and origin["environment"]["torch"]
+    assert table.row("mse").n == 100 and table.value("psnr_pooled", model="pca") > 15
+    assert table.value("elbo") == pytest.approx(-table.value("distortion") - table.value("rate"), rel=1e-6)
+    assert table.row("psnr_pooled").stderr > 0 and table.row("sigma").stderr is None
+    assert table.value("psnr_mean") > table.value("psnr_pooled")
+
+
+def test_the_program_explains_bad_input_in_one_line(tmp_path: Path) -> None:
+    missing = run_module("helpers.evaluate", "--weights", str(tmp_path / "no.safetensors"))
+    assert_one_line_error(missing, "does not exist")
+    assert_one_line_error(run_module("helpers.evaluate", "--split", "tests"), "tests")
