@@ -8,6 +8,7 @@ Symbols are decoded with the same result everywhere; pixels may differ by one le
 """
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from . import trellis
 from .data import Dataset, Split, in_batches, to_bytes, to_unit
-from .engine import UserError, cached, program, sha256_of_tensors, vaec, weights_path, write_whole
+from .engine import UserError, cached, check_ours, program, sha256_of_tensors, vaec, weights_path, write_whole
 from .models import VAE
 from .run import load_model, load_vae
 from .settings import out_dir, profile_settings
@@ -102,7 +103,8 @@ class Codec:
         """The images (n, h, w, 3) uint8 of a file. Raises UserError when it is damaged or of other weights."""
         header, payload = vaec.read_container(content)
         if header.identity != self.identity:
-            raise UserError(f"the file is of other weights ({header.identity.hex()}); name them with --weights")
+            hint = f"({header.identity.hex()}, not {self.identity.hex()}); copy both files, name them with --weights"
+            raise UserError(f"the file was made with other weights or another codec.safetensors {hint}")
         n = header.number * math.prod(vaec.tile_grid(header.height, header.width))
         if n * np.log2(len(self.widths)) > 8 * len(payload):  # every tile names its class
             raise UserError(f"the file is damaged: {len(payload)} bytes cannot hold {n} codes")
@@ -158,7 +160,8 @@ def load_codec(weights: Path | None = None, data: Dataset | None = None) -> Code
 
 
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="what compress has written")]
-Out = Annotated[Path, typer.Option("-o", "--out", help="the file, or the new folder, to write")]
+Out = Annotated[Path, typer.Option("-o", "--out", help=".vaec file (no other is overwritten), pipe, or - for stdout")]
+Folder = Annotated[Path, typer.Option("-o", "--out", help="the folder to write, new or empty")]
 Weights = Annotated[Path | None, typer.Option(help="weights of a VAE (default: the published ones)")]
 
 
@@ -170,13 +173,18 @@ def compress_files(
     weights: Weights = None,
 ) -> None:
     """Images -> one file."""
+    piped = str(out) in ("-", "/dev/stdout")
+    if not piped:
+        check_ours(out, vaec.MAGIC)  # it may be one of the images, when its name was forgotten
     pixels = vaec.read_pictures(images, tile=tile)
     content = load_codec(weights).compress(pixels, quality, tile=tile)
-    write_whole(out, content)
-    print(f"{len(pixels)} images, {pixels.nbytes} bytes of pixels, {len(content)} bytes compressed: {out}")
+    # Renaming a file would take the place of the one that a shell appends to.
+    sys.stdout.buffer.write(content) if piped else write_whole(out, content)
+    said = f"{len(pixels)} images, {pixels.nbytes} bytes of pixels, {len(content)} bytes compressed: {out}"
+    print(said, file=sys.stdout if out.is_file() and not piped else sys.stderr)  # not among the bytes of a pipe
 
 
-def decompress_file(file: File, out: Out, weights: Weights = None) -> None:
+def decompress_file(file: File, out: Folder, weights: Weights = None) -> None:
     """A file -> a folder of PNGs."""
     pixels = load_codec(weights).decompress(file.read_bytes())
     vaec.write_pictures(pixels, out)

@@ -51,6 +51,12 @@ class Dataset:
         """The three splits by name, in reading order."""
         return {name: getattr(self, name) for name in SPLITS}
 
+    @property
+    def present(self) -> dict[int, str]:
+        """Label and name of the classes that both training and test images have: all, unless only a few are used."""
+        shown = set(self.train.labels.tolist()) & set(self.test.labels.tolist())
+        return {label: name for label, name in enumerate(self.class_names) if label in shown}
+
     def limited(self, n_train: int, n_eval: int) -> "Dataset":
         """The first n_train / n_eval images of the splits; 0 keeps all."""
         parts = (self.train.head(n_train), self.validation.head(n_eval), self.test.head(n_eval))

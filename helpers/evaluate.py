@@ -3,6 +3,7 @@
 "Reconstruction" is the decoded posterior MEAN; the likelihood and every *_sample use one posterior SAMPLE per image.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 import typer
 from torch import Tensor
 
-from .data import SPLITS, Dataset, Split, in_batches
-from .engine import UserError, bar, program, results_folder, weights_path
+from .data import LEVEL, SPLITS, Dataset, Split, in_batches
+from .engine import UserError, bar, check_ours, program, results_folder, weights_path
 from .losses import Elbo, bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
 from .measure import metrics
 from .measure.linear import LinearCode, linear_code
@@ -50,8 +51,9 @@ def model_columns(model: Autoencoder, x: Tensor, noise: torch.Generator, mirror:
         columns |= {f"{name}_sample": term(x, mean) for name, term in IMAGE_TERMS.items()}
         columns["logvar"], columns["rate"] = q.logvar, kl_per_dim(q).sum(1)
         columns["distortion"] = gaussian_nll(x, mean, model.log_sigma)
-        nats = discretised_nll(x, mean, model.log_sigma).double() + columns["rate"].double()
-        columns["bpd"] = nats * bits_per_dim(1.0, x[0].numel())
+        for name, nats in (("bpd", discretised_nll(x, mean, model.log_sigma)), ("bpd_density", columns["distortion"])):
+            columns[name] = bits_per_dim(nats.double() + columns["rate"].double(), x[0].numel())
+        columns["bpd_density"] -= math.log2(LEVEL)
     return model.decode(code), columns
 
 
@@ -89,10 +91,11 @@ def evaluate_linear(code: LinearCode, split: Split, d: int, tick: Tick = int) ->
     """Reconstruction and likelihood (probabilistic PCA) of the linear code of d numbers; d = 0: the mean image."""
 
     def describe(x: Tensor) -> tuple[Tensor, Columns]:
-        return code.reconstruct(x, d), {"bpd": code.nll(x, d) * bits_per_dim(1.0, x[0].numel())}
+        return code.reconstruct(x, d), {"bpd_density": bits_per_dim(code.nll(x, d), x[0].numel())}
 
     columns, density = collect(split, describe, "cpu", tick)
-    estimates = reconstruction(columns) | pixel_errors(columns) | {"bpd": Estimate.mean(columns["bpd"])}
+    estimates = reconstruction(columns) | pixel_errors(columns)
+    estimates["bpd_density"] = Estimate.mean(columns["bpd_density"])
     return SplitResult(estimates, columns, density)
 
 
@@ -130,7 +133,8 @@ def classification(columns: Columns, labels: Tensor) -> dict[str, Estimate]:
 def likelihood(columns: Columns) -> dict[str, Estimate]:
     """The two terms of the loss, the ELBO, bits per colour value, and how many latents are active."""
     distortion, rate = columns["distortion"].double(), columns["rate"].double()
-    means = {"distortion": distortion, "rate": rate, "elbo": -Elbo(distortion, rate).negative, "bpd": columns["bpd"]}
+    means = {"distortion": distortion, "rate": rate, "elbo": -Elbo(distortion, rate).negative}
+    means |= {name: columns[name] for name in ("bpd", "bpd_density")}
     active = {"active_units": Estimate(metrics.active_units(columns["code"]))}
     return {name: Estimate.mean(column) for name, column in means.items()} | active
 
@@ -138,7 +142,7 @@ def likelihood(columns: Columns) -> dict[str, Estimate]:
 def evaluate_all(
     models: dict[str, Autoencoder], code: LinearCode, data: Dataset, names: Sequence[str] = SPLITS
 ) -> Results:
-    """Results by model (those given, "pca" and "mean_image") and split; two views except of training images."""
+    """Results by model (those given, "pca" and "mean_image") and split; two views of test images only."""
     lengths = {"pca": models["vae"].latent_dim, "mean_image": 0}
     splits = {name: data.splits[name] for name in names}
     total = (len(models) + len(lengths)) * sum(map(len, splits.values()))
@@ -146,7 +150,7 @@ def evaluate_all(
     with bar(total=total, desc="evaluating", unit=" images") as progress:
         for model, network in models.items():
             for name, split in splits.items():
-                results[model, name] = evaluate_model(network, split, progress.update, mirror=name != "train")
+                results[model, name] = evaluate_model(network, split, progress.update, mirror=name == "test")
         for model, d in lengths.items():
             for name, split in splits.items():
                 results[model, name] = evaluate_linear(code, split, d, progress.update)
@@ -164,6 +168,8 @@ def main(
     out = out or path.with_name("metrics.json" if split == "all" else f"metrics_{split}.json")
     if out.suffix != ".json" or out.is_dir() or not results_folder(out.parent):
         raise UserError(f"--out {out} must name a file that ends in .json; a .csv with the same rows goes beside it")
+    check_ours(out, b'{\n "dataset"')
+    check_ours(out.with_suffix(".csv"), b"question,")
     vae, trained = load_model(path)
     if not isinstance(vae, VAE):
         raise UserError(f"{path} holds no VAE; --weights needs one")

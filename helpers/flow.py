@@ -5,7 +5,7 @@
 Lipman et al., Flow Matching, ICLR 2023 (sec. 4.1, the straight path); Ho & Salimans, Classifier-Free Guidance, 2022.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -87,18 +87,19 @@ def sample_flow(
 
 
 def load_or_fit_flow(
-    path: Path, mu: Tensor, std: Tensor, labels: Tensor, provenance: Json, *, epochs: int = 60, fresh: bool = False
-) -> tuple[Flow, bool]:
-    """The flow of these codes, which `provenance` names, and whether it was loaded. UserError when it is damaged."""
+    path: Path, codes: Callable[[], tuple[Tensor, Tensor]], labels: Tensor, provenance: Json, *,
+    d: int, epochs: int = 60, fresh: bool = False,
+) -> tuple[Flow, bool]:  # fmt: skip
+    """The flow of posteriors over d numbers, which `provenance` names, and was it loaded? UserError: damaged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        flow = Flow(mu.shape[1], int(labels.max()) + 1)
+        flow = Flow(d, int(labels.max()) + 1)
 
     def fitted() -> dict[str, Tensor]:
-        list(bar(fit_flow(flow, mu, std, labels, epochs=epochs, seed=SEED), "fitting the flow", epochs))
+        list(bar(fit_flow(flow, *codes(), labels, epochs=epochs, seed=SEED), "fitting the flow", epochs))
         return flow.state_dict()
 
-    wanted = {"kind": "flow", "epochs": epochs, "seed": SEED, "n": len(mu), **provenance}
+    wanted = {"kind": "flow", "epochs": epochs, "seed": SEED, "n": len(labels), **provenance}
     tensors, loaded = cached(path, wanted, fitted, fresh=fresh)
     load_state(flow, tensors, path)
     return flow.eval(), loaded

@@ -54,18 +54,16 @@ class Judge(nn.Module):
         return Output(None, None, self.classify(x if hidden is None else x.masked_fill(hidden, 0.5)), None)
 
 
-def judge_images(judge: Judge, images: Tensor, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
+def judge_images(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features (n, 256) and predicted classes (n,) of uint8 images (n, 3, 32, 32), on the CPU.
 
-    With `mirror` the features of an image and of its mirror image are averaged, which recognises better and takes
-    twice as long. Samples come as bytes too: a judge must not tell real from made by the rounding of their pixels.
+    Samples come as bytes too: a judge must not tell real from made by the rounding of their pixels.
     """
+    features = in_batches(judge.features, images, judge.head.weight.device)
+    return features, recognised(judge, features)
 
-    def look(x: Tensor) -> Tensor:
-        features = judge.features(x)
-        return (features + judge.features(x.flip(3))) / 2 if mirror else features
 
-    device = judge.head.weight.device
-    features = in_batches(look, images, device)
-    with torch.no_grad():
-        return features, judge.head(features.to(device)).argmax(1).cpu()
+@torch.no_grad()
+def recognised(judge: Judge, features: Tensor) -> Tensor:
+    """Predicted classes (n,) of features (n, 256), also of means of the features of two views."""
+    return judge.head(features.to(judge.head.weight.device)).argmax(1).cpu()

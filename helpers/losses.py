@@ -6,7 +6,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from .data import LEVEL
 from .models import Output, Posterior
 
 LOG_2PI = math.log(2 * math.pi)
+Number = TypeVar("Number", float, Tensor)
 
 
 class Elbo(NamedTuple):
@@ -65,8 +66,8 @@ def discretised_nll(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     return -torch.where(mass > 1e-30, mass.clamp_min(1e-38).log(), log_density).flatten(1).sum(1)
 
 
-def bits_per_dim(nats_per_image: float, n_values: int) -> float:
-    """Nats of a probability (not of a density) per image -> bits per colour value; the raw file has 8."""
+def bits_per_dim(nats_per_image: Number, n_values: int) -> Number:
+    """Nats per image, (n,) or one number, -> bits per colour value; the raw file has 8 of a probability."""
     return nats_per_image / (n_values * math.log(2))
 
 

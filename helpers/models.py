@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from .engine import UserError
 from .settings import AutoencoderSettings
 
 LOGVAR_RANGE = (-14.0, 6.0)  # trained codes: about -9 to 0.5; exp() of one wild early step would end the run
@@ -184,8 +185,19 @@ class Autoencoder(nn.Module):
 
     def read(self, x: Tensor, hidden: Tensor | None = None) -> Reading:
         """Encode x once. `hidden`, which training gives, is what the classifier does not see: Encoder.stages."""
-        code, features = self.encoder(x, hidden)
+        code, features = self._encoded(x, hidden)
         return Reading(code, features, None)
+
+    def _encoded(self, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the encoder gives. Raises UserError, except in training, on what is no image in [0, 1]."""
+        if not (self.training or torch.compiler.is_compiling()):
+            wanted = f"images must be a {self.log_sigma.dtype} tensor (n, 3, 32, 32) with values in [0, 1]"
+            if not isinstance(x, Tensor) or x.dtype != self.log_sigma.dtype or x.shape[1:] != (3, 32, 32):
+                raise UserError(f"{wanted}, not {getattr(x, 'dtype', type(x))} {tuple(getattr(x, 'shape', ()))}")
+            low, high = x.detach().aminmax() if len(x) else (0, 0)
+            if not (low > -1e-3 and high < 1 + 1e-3):  # also where one is NaN; rounding is forgiven
+                raise UserError(f"{wanted}, not from {low:.4g} to {high:.4g}; helpers.data.to_unit scales 0..255")
+        return self.encoder(x, hidden)
 
     def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
         """Encode and decode x. `eps` is not used: there is no noise in an autoencoder."""
@@ -212,13 +224,13 @@ class VAE(Autoencoder):
 
     def read(self, x: Tensor, hidden: Tensor | None = None) -> Reading:
         """Encode x once: q(z|x), whose mean is the code (for pictures and PSNR, never for the ELBO)."""
-        h, features = self.encoder(x, hidden)
+        h, features = self._encoded(x, hidden)
         q = self.posterior(h)
         return Reading(q.mu, features, q)
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x) for every image."""
-        return self.posterior(self.encoder(x)[0])
+        return self.posterior(self._encoded(x)[0])
 
     @staticmethod
     def posterior(h: Tensor) -> Posterior:

@@ -8,8 +8,9 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 
 from .data import Dataset
+from .engine import ROOT, read_json, sha256_of_file, weights_path, write_json
 from .engine import home as published
-from .engine import read_json, sha256_of_file, weights_path, write_json
+from .engine.files import check_checkout
 from .engine.runtime import runtime
 from .settings import Settings, out_dir, profile_settings
 from .show.theme import Gallery
@@ -20,6 +21,7 @@ Session = tuple[Dataset, Settings, Path, Gallery]  # the last saves figures in t
 
 def begin(profile: str, dataset: str, out: str, *, model: str = "vae", epochs: int = 0, seed: int = 0) -> Session:
     """The data in the profile's size, the settings asked for (`epochs` 0: the profile's), where results go; says so."""
+    check_checkout(getattr(get_ipython(), "user_ns", {}).get("__vsc_ipynb_file__", ""))
     data = load_data(dataset)
     settings = profile_settings(profile, model, data.name, seed=seed, **({"epochs": epochs} if epochs else {}))
     data = data.limited(settings.n_train, settings.n_eval)
@@ -27,7 +29,8 @@ def begin(profile: str, dataset: str, out: str, *, model: str = "vae", epochs: i
     if data.notice:
         say(f"> **{data.notice}**")
     sizes = " / ".join(f"{len(split):,}" for split in data.splits.values())
-    say(f"Data: **{data.name}**, {sizes} images for train / validation / test. Results go to `outs/{folder.name}`.")
+    place = f"outs/{folder.name}" if Path.cwd().is_relative_to(ROOT) else folder
+    say(f"Data: **{data.name}**, {sizes} images for train / validation / test. Results go to `{place}`.")
     return data, settings, folder, Gallery(folder, data.notice)
 
 

@@ -18,10 +18,14 @@ PHOTO_CHANGES: dict[str, Any] = {"width": 16, "epochs": 12, "batch_size": 128, "
 # No cutout: in two epochs nothing can be overfitted, and codes and classes must become useful.
 SMOKE_CHANGES = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128, "cutout": 0}
 
-Count = Annotated[int, Field(ge=0)]  # 0 often means "all" or "none"; the comment beside the field says so
-Positive = Annotated[int, Field(ge=1)]
+LARGEST = 2**31 - 1  # every library takes it as a size and as a seed
+Count = Annotated[int, Field(ge=0, le=LARGEST)]  # 0 often means "all" or "none"; the comment beside the field says so
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Length = Annotated[int, Field(ge=1, le=3072)]  # numbers of a code; more than the values of an image are no code
+Square = Annotated[int, Field(ge=0, le=32)]
+Shift = Annotated[int, Field(ge=0, le=31)]  # of a whole image nothing would be left to reflect
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Width = Annotated[int, Field(ge=8, multiple_of=8)]  # channels at 16x16; deeper stages are multiples of it
+Width = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]  # channels at 16x16; deeper stages are multiples of it
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 
@@ -45,9 +49,9 @@ class Settings(BaseModel):
     n_eval: Count = 0  # images used of validation and of test; 0 = all
     width: Width = 32
     epochs: Positive = 30
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images of a step, over all processes
+    batch_size: Annotated[int, Field(ge=2, le=LARGEST)] = 256  # images of a step, over all processes
     lr: Rate = 2e-3  # peak of the one-cycle schedule
-    translate: Count = 3  # pixels of random shift during training
+    translate: Shift = 3  # pixels of random shift during training
     flip: bool = True  # random left-right mirror during training
     seed: Count = 0
 
@@ -88,7 +92,7 @@ class NetworkSettings(Settings):
     weight_decay: Weight = 0.1
     muon_rate: Weight = 1.0  # the learning rate of Muon, for inner layers, in units of lr; 0 = AdamW for all
     label_smoothing: Smoothing = 0.1
-    cutout: Count = 0  # side of the square that the classifier does not see of a training image; 0 = none
+    cutout: Square = 0  # side of the square that the classifier does not see of a training image; 0 = none
     accumulate: Positive = 1  # parts in which a process computes its part of a batch; batch norm sees one of them
 
     @property
@@ -106,8 +110,8 @@ class JudgeSettings(NetworkSettings):
     weight_decay: Weight = 0.01
     muon_rate: Weight = 5.0
     label_smoothing: Smoothing = 0.2
-    translate: Count = 2
-    cutout: Count = 8
+    translate: Shift = 2
+    cutout: Square = 8
     seed: Count = 1
 
 
@@ -116,7 +120,7 @@ class AutoencoderSettings(NetworkSettings):
 
     model: Literal["autoencoder"] = "autoencoder"
     epochs: Positive = 8
-    latent_dim: Positive = 128
+    latent_dim: Length = 128
     sigma: Weight = 0.0  # decoder standard deviation in pixel units; 0 = learned
     sigma_rate: Weight = 20.0  # the learning rate of log sigma, in units of lr: one number with a long way to go
     class_weight: Weight = 100.0  # nats of objective per nat of cross-entropy, head on the features
@@ -132,7 +136,7 @@ class VAESettings(AutoencoderSettings):
 
     model: Literal["vae"] = "vae"  # type: ignore[assignment]
     epochs: Positive = 30
-    cutout: Count = 12
+    cutout: Square = 12
     beta: Weight = 1.0  # weight of the rate in the objective; 1 is the ELBO
     warmup_epochs: Weight = 1.0  # the weight of the rate rises linearly from 0 over these
 
@@ -147,7 +151,7 @@ class SharpSettings(Settings):
     model: Literal["sharp"] = "sharp"
     epochs: Positive = 6
     lr: Rate = 3e-4
-    latent_dim: Positive = 128
+    latent_dim: Length = 128
     pixel_weight: Weight = 1.0
     feature_weight: Weight = 1.0
     critic_weight: Weight = 0.5

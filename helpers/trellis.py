@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 Uniform, QuantizedGaussian = constriction.stream.model.Uniform, constriction.stream.model.QuantizedGaussian
+ROWS = 2500  # quantised at a time, for their paths take memory
 LIMIT = 8000  # symbols lie within +-LIMIT; larger numbers are clipped
 NOISE = 1 / 14.5  # variance of the trellis quantiser's noise, in squared steps; plain rounding has 1 / 12
 THINNEST = 0.5  # axes thinner than this many steps are rounded alone: one of the two quantisers has no zero
@@ -71,21 +72,24 @@ def encode(rows: np.ndarray, widths: np.ndarray, step: float) -> tuple[bytes, fl
     if not len(rows):
         return b"", 0.0
     chosen = nearest_widths(rows, widths, step**2 * NOISE)
-    scale = (widths / step)[chosen]
-    # The bits of a point p grow as p^2, so error and bits together are (p - x)^2 + price p^2. That is least where
-    # (1 + price) (p - x / (1 + price))^2 is least: x is shrunk, then rounded with a weight.
-    price = NOISE / np.square(scale)
-    target = (rows / step / (1 + price)).clip(2 - LIMIT, LIMIT - 2)
-    points = quantise(target, in_trellis(widths, step), 1 + price)
+    ideal, joint, parts = len(rows) * float(np.log2(len(widths))), in_trellis(widths, step), []
+    for first in range(0, len(rows), ROWS):
+        scale = (widths / step)[chosen[first : first + ROWS]]
+        # The bits of a point p grow as p^2, so error and bits together are (p - x)^2 + price p^2. That is least where
+        # (1 + price) (p - x / (1 + price))^2 is least: x is shrunk, then rounded with a weight.
+        price = NOISE / np.square(scale)
+        target = (rows[first : first + ROWS] / step / (1 + price)).clip(2 - LIMIT, LIMIT - 2)
+        parts.append(quantise(target, joint, 1 + price))
+        a, s = torch.from_numpy(parts[-1]).abs(), torch.from_numpy(scale)
+        likelihood = torch.special.ndtr((0.5 - a) / s) - torch.special.ndtr((-0.5 - a) / s)  # the left tail is exact
+        ideal -= likelihood.clamp_min(2.0**-24).log2().sum().item()  # the coder's probabilities have 24 bits
+    points = np.concatenate(parts).T
     symbols = np.floor(points)
     coder = constriction.stream.queue.RangeEncoder()
     if len(widths) > 1:
         coder.encode(chosen.astype(np.int32), Uniform(len(widths)))
-    values, means, deviations = (part.T.ravel() for part in (symbols.astype(np.int32), symbols - points, scale))
-    coder.encode(values, QuantizedGaussian(-LIMIT, LIMIT), means, deviations)
-    a, s = torch.from_numpy(points).abs(), torch.from_numpy(scale)
-    likelihood = torch.special.ndtr((0.5 - a) / s) - torch.special.ndtr((-0.5 - a) / s)  # the left tail is exact
-    ideal = len(rows) * float(np.log2(len(widths))) - likelihood.clamp_min(2.0**-24).log2().sum().item()  # of 24 bits
+    for symbol, point, width in zip(symbols, points, (widths / step).T, strict=True):  # one axis of all rows at a time
+        coder.encode(symbol.astype(np.int32), QuantizedGaussian(-LIMIT, LIMIT), symbol - point, width[chosen])
     return coder.get_compressed().astype("<u4").tobytes(), ideal
 
 

@@ -1,6 +1,9 @@
 """The codec gives back what it promises, pays what its model says, and refuses everything else in one line."""
 
+import os
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from helpers import load_vae, trellis
 from helpers.codec import STEP, Codec, compress_files, decompress_file, fit_code_model, load_codec
 from helpers.data import Dataset, to_unit
 from helpers.engine.errors import UserError
-from helpers.engine.files import weights_path
+from helpers.engine.files import ROOT, weights_path
 from helpers.engine.sealed import read_tensors, write_tensors
 from helpers.engine.vaec import CHECKSUM, OVERHEAD
 from helpers.run import build_model
@@ -190,17 +193,20 @@ def test_other_weights_are_named(codec: Codec, photos: Dataset, tiny: Settings) 
     other = build_model(tiny.replace(seed=5), 10).eval()
     wrong = Codec(other, fit_code_model(other, photos.train.head(50), n_jacobians=2))
     content = codec.compress(np.zeros((2, 32, 32, 3), np.uint8))
-    with pytest.raises(UserError, match="other weights"):
+    with pytest.raises(UserError, match="other weights or another codec.safetensors .*copy both"):
         wrong.decompress(content)
 
 
 def test_wrong_images_are_refused(codec: Codec) -> None:
     for shape, kind, words in (
         ((2, 16, 16, 3), np.uint8, "resize"), ((2, 32, 32, 3), np.float32, "uint8"), ((2, 32, 32), np.uint8, "uint8"),
-        ((2, 32, 32, 4), np.uint8, "uint8"), ((2, 0, 32, 3), np.uint8, "uint8"),
+        ((2, 32, 32, 4), np.uint8, "uint8"), ((32, 32, 3), np.uint8, "uint8"), ((2, 0, 32, 3), np.uint8, "uint8"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words):
             codec.compress(np.zeros(shape, kind))
+    for other in (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), [0]):
+        with pytest.raises(UserError, match="must be uint8"):
+            codec.compress(other)
     for quality in (0.0, -1.0, 1e3, float("nan")):
         with pytest.raises(UserError, match="quality"):
             codec.compress(np.zeros((2, 32, 32, 3), np.uint8), quality)
@@ -215,6 +221,7 @@ def read_folder(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
 
 
+@pytest.mark.slow
 def test_the_command_line_compresses_describes_and_decompresses(
     images: np.ndarray, codec: Codec, weights: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +244,21 @@ def test_the_command_line_compresses_describes_and_decompresses(
     assert_one_line_error(run_module("helpers.codec", "info", str(tmp_path / "a.png")), "not a file of this codec")
     assert_one_line_error(run_module("helpers.codec", "info", str(tmp_path / "missing")), "missing", "not exist")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "many.npy", "new", "y"]
+
+
+@pytest.mark.slow
+def test_bytes_go_through_pipes_and_odd_names_are_printed(images: np.ndarray, weights: Path, tmp_path: Path) -> None:
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    python = f"{sys.executable} -m helpers.codec"
+    script = f"""set -o pipefail; cd {ROOT}; w='--weights {weights}'; t={tmp_path}; odd=$t/$(printf 'caf\\xe9').vaec
+{python} compress $t/a.png -o - $w | {python} decompress /dev/stdin -o $t/y $w || exit 1
+{python} compress $t/a.png -o $odd $w || exit 2
+{python} info $odd | true; echo ${{PIPESTATUS[0]}}"""
+    strict = os.environ | {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=strict, timeout=600)
+    assert done.returncode == 0 and done.stdout.endswith(b"caf\\udce9.vaec\n141\n"), done
+    assert b"Traceback" not in done.stderr and b"Broken" not in done.stderr, done.stderr
+    assert read_folder(tmp_path / "y").shape == (1, 32, 32, 3)
 
 
 def test_tiled_images_make_the_round_trip(images: np.ndarray, weights: Path, tmp_path: Path) -> None:
@@ -262,4 +284,11 @@ def test_what_cannot_be_compressed_or_written_leaves_nothing(
             compress_files(pictures, place, **{"weights": weights} | options)
     with pytest.raises(UserError, match="name a new one"):
         decompress_file(file, tmp_path, weights)
+    before, link = picture.read_bytes(), tmp_path / "link.png"
+    os.link(picture, link)
+    for place in (picture, link, Path(os.path.relpath(picture))):  # as `-o *.png` has it when OUT was forgotten
+        with pytest.raises(UserError, match="exists and was not written by this command"):
+            compress_files([picture], place, weights=weights)
+    link.unlink()
+    assert picture.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "x.vaec"]

@@ -13,6 +13,7 @@ from helpers.data import (
     to_bytes,
     to_unit,
 )
+from helpers.settings import profile_settings
 
 
 def test_train_and_validation_are_a_partition_that_no_seed_changes() -> None:
@@ -91,3 +92,20 @@ def test_cutout_hides_one_square_of_every_image() -> None:
     assert hidden.shape == (50, 1, 32, 32) and (hidden.sum((2, 3)) == 64).all()  # 8 x 8 pixels
     assert (hidden.any(3).sum(2) == 8).all() and (hidden.any(2).sum(2) == 8).all()  # as one square
     assert len({tuple(rows.nonzero().flatten().tolist()) for rows in hidden[:, 0].any(2)}) > 5  # not always the same
+
+
+def test_the_largest_settings_that_are_allowed_move_and_hide(photos: Dataset) -> None:
+    largest = profile_settings(translate=31, cutout=32, seed=2**31 - 1)
+    augmentation = Augmentation(largest.translate, largest.flip, largest.cutout)
+    x = torch.rand(8, 3, 32, 32)
+    moved, hidden = augmentation.apply(
+        x, augmentation.draw(8, 32, torch.Generator().manual_seed(10 * largest.seed + 3))
+    )
+    assert moved.shape == x.shape and hidden.all()
+
+
+def test_classes_that_a_short_run_does_not_see_are_not_present(photos: Dataset) -> None:
+    assert photos.present == dict(enumerate(photos.class_names))
+    few = photos.limited(12, 12)
+    seen = set(few.train.labels.tolist()) & set(few.test.labels.tolist())
+    assert 0 < len(seen) < 10 and few.present == {label: photos.class_names[label] for label in sorted(seen)}

@@ -34,12 +34,15 @@ def test_a_flow_learns_where_codes_lie_and_which_class_has_them() -> None:
 
 
 def test_a_stored_flow_is_used_only_for_the_codes_it_was_fitted_to(tmp_path: Path) -> None:
-    path, codes = tmp_path / "flow.safetensors", two_classes()
-    first, loaded = load_or_fit_flow(path, *codes, {"vae_sha256": "a"}, epochs=1)
-    again, known = load_or_fit_flow(path, *codes, {"vae_sha256": "a"}, epochs=1)
+    path, (mu, std, labels) = tmp_path / "flow.safetensors", two_classes()
+
+    def load(name: str, **options: bool) -> tuple[Flow, bool]:
+        return load_or_fit_flow(path, lambda: (mu, std), labels, {"vae": name}, d=mu.shape[1], epochs=1, **options)
+
+    (first, loaded), (again, known) = load("a"), load("a")
     assert (loaded, known) == (False, True) and torch.equal(sample_flow(first, 5), sample_flow(again, 5))
-    assert not load_or_fit_flow(path, *codes, {"vae_sha256": "a"}, epochs=1, fresh=True)[1]
-    assert not load_or_fit_flow(path, *codes, {"vae_sha256": "b"}, epochs=1)[1]
+    assert not load("a", fresh=True)[1]
+    assert not load("b")[1]
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="flow.safetensors"):
-        load_or_fit_flow(path, *codes, {"vae_sha256": "b"}, epochs=1)
+        load("b")

@@ -142,7 +142,7 @@ def test_json_of_any_form(kind: str, content: Any, sealed: bool, part: int, fold
     if sealed and isinstance(changed, dict):
         changed = changed | {SEAL: seal(changed)}
     path = folder / kind
-    path.write_text(json.dumps(changed))
+    path.write_text(json.dumps(changed), encoding="utf-8")
     try:
         assert isinstance(read_json(path), dict)
         if kind == "captions.json":

@@ -1,14 +1,10 @@
 """Many processes: two end near one, a killed one loses nothing, checkpoints go from one to many and back."""
 
-import os
-import signal
-import subprocess
-import sys
+import shutil
+import time
 from pathlib import Path
 
 import nbformat
-import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -21,6 +17,9 @@ from helpers.settings import Settings, profile_settings
 from helpers.sources import load_data
 from helpers.training import Trainer, fit
 
+from .conftest import assert_one_line_error, few_arrays
+from .programs import Program, free_port, run_module
+
 # How far two processes may end up from one at the same global batch after the two epochs of the test. Each process's
 # batch norm sees half of the batch, a last batch of 45 images is 23 and 22, bf16 products differ in the third digit,
 # and training amplifies all three. Measured with three seeds on one machine: 0.04, 3.2 and 6.3 %.
@@ -30,23 +29,20 @@ TOLERANCE = {"distortion": 0.01, "rate": 0.12, "cross_entropy": 0.12}
 @pytest.fixture(scope="module")
 def arrays(photos: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     """301 training images on disk: two batches of 128 and a last one of 45, which cannot be halved."""
-    folder = tmp_path_factory.mktemp("arrays")
-    for split, part in photos.splits.items():
-        np.save(folder / f"{split}_images.npy", part.head(301).images.numpy())
-        np.save(folder / f"{split}_labels.npy", part.head(301).labels.numpy())
-    (folder / "classes.json").write_text(str(list(photos.class_names)).replace("'", '"'))
-    return f"array:{folder}"
+    return few_arrays(photos, 301, tmp_path_factory.mktemp("arrays"))
 
 
-def launched(arrays: str, out: Path) -> subprocess.Popen[str]:
-    """`accelerate launch` with two CPU processes, as the README says it."""
-    port = str(20000 + os.getpid() % 20000)
-    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
-    command += ["-m", "helpers", "train", "vae", "--profile", "smoke", "--dataset", arrays, "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+CPUS = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def training(arrays: str, out: Path) -> tuple[str, ...]:
+    return "-m", "helpers", "train", "vae", "--profile", "smoke", "--dataset", arrays, "--out", str(out)
+
+
+def pair(*arguments: str) -> list[Program]:
+    """Two processes of a program that join each other, as `accelerate launch` starts them."""
+    together = CPUS | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [Program(*arguments, RANK=rank, LOCAL_RANK=rank, **together) for rank in "01"]
 
 
 def curve(records: list[dict[str, float]], name: str) -> list[float]:
@@ -69,12 +65,14 @@ def alone(arrays: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settin
     return settings, list(fit(build_model(settings, len(data.class_names)), data, settings))
 
 
+@pytest.mark.slow
 def test_two_processes_end_near_one(
     arrays: str, alone: tuple[Settings, list[dict[str, float]]], tmp_path: Path
 ) -> None:
-    run = launched(arrays, tmp_path)
-    _, complained = run.communicate(timeout=600)
-    assert run.returncode == 0, complained
+    """Launched as the README says it."""
+    options = ("--multi_gpu", "--num_processes", "2", "--main_process_port", free_port())
+    done = run_module("accelerate.commands.launch", *options, *training(arrays, tmp_path), **CPUS)
+    assert done.returncode == 0, done.stderr
     history = load_history(tmp_path, "vae")
     assert history.run["processes"] == 2
     assert_same_curve(history.records, alone[1])
@@ -98,63 +96,61 @@ torch.save(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]), f"
 """
 
 
+@pytest.mark.slow
 def test_the_gradients_of_two_processes_are_averaged(arrays: str, tmp_path: Path) -> None:
     """To rounding, and the same on both: each process alone would have the gradient of half of the images."""
-    (tmp_path / "step.py").write_text(STEP)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    port = str(20000 + (os.getpid() + 1) % 20000)
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
-    for command in ([], launch):
-        arguments = [sys.executable, *command, str(tmp_path / "step.py"), arrays, str(tmp_path)]
-        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    step = ("-c", STEP, arrays, str(tmp_path))
+    for program in (Program(*step, **CPUS), *pair(*step)):
+        done = program.completed()
         assert done.returncode == 0, done.stderr
     one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("0_of_1", "0_of_2", "1_of_2"))
     assert torch.equal(first, second) and (first - one).norm() < 1e-4 * one.norm()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_process_goes_on_with_two(
     arrays: str, alone: tuple[Settings, list[dict[str, float]]], tmp_path: Path
 ) -> None:
     settings, expected = alone
     data = load_data(arrays)
     next(fit(build_model(settings, len(data.class_names)), data, settings, checkpoint_path(tmp_path, "vae")))
-    run = launched(arrays, tmp_path)
-    said, complained = run.communicate(timeout=600)
-    assert run.returncode == 0, complained
-    assert said.count("epoch 2 ") == 1 and "Trained from nothing" in said  # only the main process speaks
+    first, second = (program.completed() for program in pair(*training(arrays, tmp_path)))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "epoch 2 " in first.stdout and "Trained from nothing" in first.stdout and not second.stdout
     history = load_history(tmp_path, "vae")
     assert history.run["processes"] == 2
-    assert history.records[0]["train_distortion"] == expected[0]["train_distortion"]
+    assert history.records[0]["train_distortion"] == pytest.approx(expected[0]["train_distortion"], rel=1e-5)
     assert_same_curve(history.records, expected)
     model, _ = load_model(weights_path(tmp_path, "vae"))
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_line_and_one_goes_on(
     arrays: str, alone: tuple[Settings, list[dict[str, float]]], tmp_path: Path
 ) -> None:
     settings, expected = alone
-    run = launched(arrays, tmp_path)
-    assert run.stdout.readline().startswith("epoch 1 ")
-    workers = [c for c in psutil.Process(run.pid).children(recursive=True) if c.environ().get("RANK") == "1"]
-    workers[-1].send_signal(signal.SIGKILL)
-    _, complained = run.communicate(timeout=600)
-    assert run.returncode != 0
-    lines = [line for line in complained.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "lost each other" in lines[0] and "the same command continues" in lines[0], complained
+    ended = 0
+    while not ended:  # until the kill comes before the second epoch has ended
+        shutil.rmtree(tmp_path)
+        first, second = pair(*training(arrays, tmp_path))
+        while not first.said()[0].startswith("epoch 1 "):
+            assert first.poll() is None, first.said()
+            time.sleep(0.01)
+        second.kill()
+        ended = first.completed().returncode
+    assert_one_line_error(first.completed(), "lost each other", "the same command continues")
     _, history = train(load_data(arrays), settings, tmp_path)
     assert_same_curve(history.records, expected)
 
 
+@pytest.mark.slow
 def test_the_notebook_launcher_of_notebook_3_trains_on_two_processes(tmp_path: Path) -> None:
     cells = nbformat.read(ROOT / "notebooks" / "03_vae_training.ipynb", 4).cells
     (text,) = [cell.source for cell in cells if "notebook_launcher" in cell.source]
     code = text.split("```python\n")[1].split("```")[0]
     assert code.count('"../outs/scratch"') == 1
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace("../outs/scratch", str(tmp_path))],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = Program("-c", code.replace("../outs/scratch", str(tmp_path))).completed()
     assert done.returncode == 0, done.stderr
     assert load_history(tmp_path, "vae").run["processes"] == 2
 

@@ -11,7 +11,7 @@ from helpers.models import VAE, Autoencoder, Posterior
 from helpers.run import build_model
 from helpers.settings import profile_settings
 
-from .conftest import gradient_norm
+from .conftest import gradient_norm, refused
 
 SMALL = profile_settings("smoke", width=8, latent_dim=8)
 
@@ -66,6 +66,32 @@ def test_one_pass_reads_what_the_single_calls_give() -> None:
             assert (seen.posterior is None) == (kind == "autoencoder") and model.latent_dim == 8
     vae = build_model(SMALL, 10).eval()
     assert torch.equal(vae.encode(x).mu, vae.read(x).code)
+
+
+UNIT = torch.rand(4, 3, 32, 32)
+WRONG = {
+    "255": 255 * UNIT, "-1 to": 2 * UNIT.round() - 1, "nan": UNIT.where(UNIT < 0.5, math.nan), "inf": UNIT / 0,
+    "normalised": (UNIT - 0.47) / 0.24, "uint8": (255 * UNIT).byte(), "float64": UNIT.double(), "float16": UNIT.half(),
+    "(4, 32, 32, 3)": UNIT.permute(0, 2, 3, 1), "(3, 32, 32)": UNIT[0], "(4, 1, 32, 32)": UNIT[:, :1],
+    "(4, 3, 33, 33)": torch.rand(4, 3, 33, 33), "(4, 3, 28, 28)": UNIT[..., 2:30, 2:30], "ndarray": UNIT.numpy(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["vae", "autoencoder"])
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_no_image_is_refused_with_what_is_expected(what: str, kind: str) -> None:
+    model = build_model(profile_settings("smoke", kind, width=8, latent_dim=8), 10).eval()
+    for call in (model.read, model.code, model.classify, model, *([model.encode] if kind == "vae" else [])):
+        found = "from" if what == "normalised" else "" if what == "ndarray" else what
+        refused(lambda call=call: call(WRONG[what]), "torch.float32 tensor (n, 3, 32, 32) with values in [0, 1]", found)
+
+
+def test_images_at_the_ends_of_the_range_none_and_other_number_formats_are_read() -> None:
+    model = build_model(SMALL, 10).eval()
+    for x in (UNIT.round(), UNIT * 0, UNIT * 0 + 1, UNIT * (1 + 1e-6), UNIT[:0]):
+        assert model.encode(x).mu.shape == (len(x), 8) and model.classify(x).shape == (len(x), 10)
+    assert model.double().encode(UNIT.double()).mu.isfinite().all()
+    assert model.float().train()(255 * UNIT).mean.shape == UNIT.shape  # a training trusts its data
 
 
 @pytest.mark.parametrize("kind", ["vae", "autoencoder", "judge"])

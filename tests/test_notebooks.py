@@ -121,7 +121,7 @@ class TestLesson:
 def test_only_evaluation_reads_the_test_split_of_a_trained_model() -> None:
     assert "data.test" not in "".join(cell.source for cell in cells(notebook_path("03_vae_training"), "code"))
     for module in ("training", "loop", "models", "losses"):
-        assert ".test" not in (ROOT / "helpers" / f"{module}.py").read_text()
+        assert ".test" not in (ROOT / "helpers" / f"{module}.py").read_text(encoding="utf-8")
 
 
 # --- executed notebooks -----------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_executed_notebooks_are_small_enough_to_be_committed(smoke: Path) -> Non
 
 def test_executed_notebooks_name_no_folder_of_this_machine(smoke: Path) -> None:
     for path in (smoke / "notebooks").glob("*.ipynb"):
-        assert str(ROOT) not in path.read_text() and str(smoke) not in path.read_text()
+        assert str(ROOT) not in path.read_text(encoding="utf-8") and str(smoke) not in path.read_text(encoding="utf-8")
 
 
 def test_the_explorer_keeps_a_still_picture(smoke: Path) -> None:

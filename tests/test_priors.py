@@ -7,16 +7,18 @@ import torch
 
 from helpers.data import Dataset
 from helpers.engine.files import weights_path
+from helpers.evaluate import evaluate_model
 from helpers.priors import (
     class_gaussians,
+    codes_of,
     encode_all,
     fit_mixture,
+    load_or_fit_densities,
     posterior_samples,
     sample_all_classes,
     sample_mixture,
     slerp,
     standard_normal,
-    training_codes,
 )
 from helpers.run import build_model, load_vae
 from helpers.settings import Settings
@@ -36,6 +38,7 @@ def test_a_fitted_mixture_gives_back_the_moments_of_its_codes() -> None:
 def test_codes_of_one_class_and_of_all_come_from_where_they_should() -> None:
     labels = torch.arange(600) % 3
     gaussians = class_gaussians(0.1 * normal(600, 2) + 10.0 * labels[:, None], labels)
+    assert len(class_gaussians(normal(4, 2), torch.tensor([0, 0, 1, 2]))) == 1  # one code has no covariance
     assert sample_all_classes(gaussians[2:], 50).mean().item() == pytest.approx(20, abs=0.1)
     drawn = (sample_all_classes(gaussians, 300, seed=1).mean(1) / 10).round().long()
     assert drawn.bincount().tolist() == [100, 100, 100]
@@ -54,18 +57,46 @@ def test_slerp_starts_and_ends_where_it_should_and_keeps_its_length() -> None:
     assert torch.allclose(slerp(a, a, 3), a.expand(3, -1), atol=1e-4)
 
 
-def test_training_codes_are_kept_for_the_same_weights_and_images(
+def test_codes_are_kept_for_the_same_weights_and_images(
     photos: Dataset, tiny: Settings, trained: Path, tmp_path: Path
 ) -> None:
     vae, few = load_vae(weights_path(trained, "vae")), photos.limited(150, 0)
-    mu, std = training_codes(vae, tmp_path, few)
+    mu, std = codes_of(vae, tmp_path, few, "train")
     expected = encode_all(vae, few.train)
     assert torch.equal(mu, expected[0]) and torch.equal(std, expected[1])
-    kept = (tmp_path / "codes.safetensors").stat().st_mtime_ns
-    assert torch.equal(training_codes(vae, tmp_path, few)[1], std)
-    assert (tmp_path / "codes.safetensors").stat().st_mtime_ns == kept
-    assert len(training_codes(vae, tmp_path, photos.limited(151, 0))[0]) == 151
+    (file,) = tmp_path.iterdir()
+    kept = file.stat().st_mtime_ns
+    assert torch.equal(codes_of(vae, tmp_path, few, "train")[1], std) and file.stat().st_mtime_ns == kept
+    assert len(codes_of(vae, tmp_path, photos.limited(151, 0), "train")[0]) == 151
     other = build_model(tiny.replace(seed=1), 10).eval()
-    assert not torch.equal(training_codes(other, tmp_path, few)[0], mu)
-    apart = (posterior_samples(vae, few.train) - mu) / std
+    assert not torch.equal(codes_of(other, tmp_path, few, "train")[0], mu)
+    apart = (posterior_samples((mu, std)) - mu) / std
     assert apart.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_an_evaluation_leaves_its_codes_for_others(photos: Dataset, trained: Path, tmp_path: Path) -> None:
+    vae, few = load_vae(weights_path(trained, "vae")), photos.limited(150, 60)
+    codes_of(vae, tmp_path, few, "test", known=evaluate_model(vae, few.test).columns)
+    vae.encode = None  # not asked again
+    mu, std = codes_of(vae, tmp_path, few, "test")
+    expected = encode_all(load_vae(weights_path(trained, "vae")), few.test)
+    assert torch.equal(mu, expected[0]) and torch.equal(std, expected[1])
+
+
+def test_fitted_densities_are_stored_and_draw_the_same_codes_again(tmp_path: Path) -> None:
+    asked, labels, path = [], torch.arange(600) % 3, tmp_path / "densities.safetensors"
+
+    def codes() -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(1)
+        return normal(600, 4) + labels[:, None], torch.full((600, 4), 0.1)
+
+    first, again = (load_or_fit_densities(path, codes, labels, {"vae": "a"}) for _ in range(2))
+    assert len(asked) == 1
+    z = posterior_samples(codes())
+    fitted, gaussians = fit_mixture(z, components=10), class_gaussians(z, labels)
+    assert again[0].score(z.double().numpy()) == pytest.approx(fitted.score(z.numpy()), rel=1e-4)
+    for drawn in (first, again):
+        assert torch.allclose(sample_mixture(drawn[0], 50, 1), sample_mixture(fitted, 50, 1), atol=1e-3)
+        assert torch.allclose(sample_all_classes(drawn[1], 50), sample_all_classes(gaussians, 50), atol=1e-4)
+    load_or_fit_densities(path, codes, labels, {"vae": "b"})
+    assert len(asked) == 3

@@ -1,46 +1,39 @@
 """Equal runs give equal bytes; another order of the same sums changes a result by as little as the README says."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers.engine.files import ROOT, weights_path
+from helpers.engine.files import weights_path
 from helpers.engine.sealed import read_tensors
 from helpers.measure.rows import load
 
-from .conftest import TINY, run_module
+from .conftest import TINY
+from .programs import Program
 
-TRAINING = f"""
+RUN = f"""
 import sys
 from pathlib import Path
+import torch
+from helpers import evaluate
 from helpers.run import train
 from helpers.settings import profile_settings
 from helpers.sources import load_data
-train(load_data("photos"), profile_settings("smoke", dataset="photos", **{TINY!r}), Path(sys.argv[1]))
+folder = Path(sys.argv[1])
+torch.set_num_threads(int(sys.argv[2]))
+if not (folder / "vae.safetensors").exists():
+    train(load_data("photos"), profile_settings("smoke", dataset="photos", **{TINY!r}), folder)
+evaluate.main("test", folder / "vae.safetensors", folder / "metrics.json")
 """
 
 
-def evaluated(folder: Path, threads: int) -> Path:
-    """The metrics of the weights in `folder`, from a process of its own."""
-    weights, out = str(weights_path(folder, "vae")), str(folder / "metrics.json")
-    options = ("--split", "test", "--weights", weights, "--out", out)
-    done = run_module("helpers.evaluate", *options, OMP_NUM_THREADS=str(threads))
+def whole_run(folder: Path, threads: int) -> Path:
+    """Training from nothing, unless there are weights, and evaluation, in a process of its own."""
+    done = Program("-c", RUN, str(folder), str(threads)).completed()
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def whole_run(folder: Path, threads: int) -> Path:
-    """Training from nothing and evaluation, each in a process of its own."""
-    variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-c", TRAINING, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return evaluated(folder, threads)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +61,7 @@ EVALUATED, TRAINED, NATS = 1e-4, 0.02, 0.01
 
 def test_another_number_of_threads_changes_an_evaluation_by_rounding_only(first: Path, tmp_path: Path) -> None:
     shutil.copy(weights_path(first, "vae"), tmp_path)
-    assert summary(first) == pytest.approx(summary(evaluated(tmp_path, 1)), rel=EVALUATED, abs=EVALUATED)
+    assert summary(first) == pytest.approx(summary(whole_run(tmp_path, 1)), rel=EVALUATED, abs=EVALUATED)
 
 
 def test_another_number_of_threads_changes_a_training_little(first: Path, tmp_path: Path) -> None:

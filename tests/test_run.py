@@ -70,6 +70,7 @@ def test_a_kill_between_weights_and_history_is_mended(photos: Dataset, tiny: Set
         load_or_train(photos, new, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_judge_learns_and_takes_no_part_in_a_vae(photos: Dataset, tmp_path: Path) -> None:
     settings = profile_settings("smoke", "judge", "photos", width=8, epochs=6, n_train=1024)
     _, history = train(photos, settings, tmp_path)
@@ -79,7 +80,7 @@ def test_the_judge_learns_and_takes_no_part_in_a_vae(photos: Dataset, tmp_path: 
     assert profile_settings("full", "judge").seed != profile_settings().seed
     root = Path(helpers.__file__).parent
     for module in ("losses", "data", "models"):
-        assert "judge" not in (root / f"{module}.py").read_text().replace("a judge no mean", "")
+        assert "judge" not in (root / f"{module}.py").read_text(encoding="utf-8").replace("a judge no mean", "")
 
 
 def test_loaded_weights_are_in_evaluation_mode(trained: Path) -> None:

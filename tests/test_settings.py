@@ -17,7 +17,10 @@ from helpers.settings import SETTINGS, Settings, VAESettings, out_dir, profile_s
         ({"model": "vea"}, "Did you mean 'vae'"), ({"width": 12}, "width=12.*multiple"),
         ({"label_smoothing": 1.0}, "label_smoothing"), ({"epoch": 3}, "Did you mean 'epochs'"),
         ({"dataset": "cifar11"}, "unknown data set 'cifar11'.*Did you mean 'cifar10'"),
-        ({"pixel_weight": 1.0}, "unknown"),
+        ({"pixel_weight": 1.0}, "unknown"), ({"seed": 2**62}, "seed=.*less than"), ({"seed": -1}, "seed=-1"),
+        ({"translate": 32}, "translate=32.*31"), ({"translate": -1}, "translate=-1"), ({"cutout": 33}, "cutout=33.*32"),
+        ({"latent_dim": 3073}, "latent_dim=3073"), ({"width": 2**33}, "width="), ({"batch_size": 2**70}, "batch_size="),
+        ({"n_train": -1}, "n_train=-1"), ({"n_train": 2**70}, "n_train="), ({"accumulate": 2**70}, "accumulate="),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_refused_with_its_name(change: dict, word: str) -> None:

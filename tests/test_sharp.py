@@ -51,6 +51,7 @@ def test_the_decoder_follows_the_critic_only_as_far_as_it_knows_something(photos
         assert part == pytest.approx(skill * settings.critic_weight * near.norm().item(), rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_sharp_decoder_leaves_the_vae_alone_and_knows_whose_code_it_reads(
     photos: Dataset, tiny: Settings, trained: Path, tmp_path: Path
 ) -> None:

@@ -2,11 +2,14 @@
 
 import difflib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .signals import Stopped
+
+STOPPED = "stopped; the same command goes on where this one stopped"
 
 
 class UserError(Exception):
@@ -29,6 +32,8 @@ def program(*commands: Callable[..., None] | tuple[str, Callable[..., None]]) ->
     """Run a command line of annotated functions; a bad end is one line and exit code 2, a stop's 128 + its signal."""
     import typer  # a quarter of a second that notebooks need not wait for
 
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text, consoles may lack letters
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     for command in commands:
         name, function = command if isinstance(command, tuple) else (None, command)
@@ -50,11 +55,29 @@ def ending_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: object, **options: object) -> None:
         try:
             command(*arguments, **options)
+            print(end="", flush=True)  # here, where a reader that has gone can still be told from a fault
         except UserError as error:
             exit_with(f"error: {error}")
         except Stopped as stop:
             exit_with(stop, stop.exit_code)
         except KeyboardInterrupt:
-            exit_with("stopped; the same command goes on where this one stopped", 130)
+            exit_with(STOPPED, 130)
+        except OSError as error:  # of a place that nobody expected to be bad
+            if error.filename is None:  # perhaps stdout, which Python would try once more, and complain
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if isinstance(error, BrokenPipeError):  # as in `| head`: no fault
+                raise SystemExit(141) from None
+            exit_with(f"error: {error.filename or type(error).__name__}: {error.strerror or error}")
 
     return run
+
+
+def _interrupted(kind: type[BaseException], *error: Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(STOPPED, file=sys.stderr, flush=True)
+        os._exit(130)
+    sys.__excepthook__(kind, *error)
+
+
+if sys.argv[:1] == ["-m"]:  # `python -m helpers...` is still importing; Ctrl-C is one line there, too
+    sys.excepthook = _interrupted

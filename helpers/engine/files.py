@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import psutil
+
 from .errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,22 +52,52 @@ def results_folder(path: Path) -> Path:
     return folder
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+class NotWritten(UserError):
+    """A place cannot be written; what is only kept for the next time is then done without."""
+
+
+def check_checkout(notebook: str) -> None:
+    """Raises UserError when the notebook that runs (else: papermill's input) lies in another checkout than this one."""
+    files = [notebook] if notebook else []
+    with contextlib.suppress(psutil.Error):  # papermill names its input first; it runs it in the folder of its caller
+        words = psutil.Process(os.getppid()).cmdline()
+        files += [word for word in words if word.endswith(".ipynb") and "papermill" in str(words)]
+    above = Path([*files, "here"][0]).resolve().parents
+    theirs = next((place for place in above if (place / "helpers" / "notebook.py").is_file()), ROOT)
+    if theirs != ROOT:
+        hint = f"start it in its own folder (papermill: --cwd {theirs / 'notebooks'})"
+        raise UserError(f"this notebook lies in {theirs}, but the package in use is that of {ROOT}; {hint}")
+
+
+def cannot_write(path: Path, error: OSError) -> NotWritten:
     """The one line for a place that cannot be written, with what to do."""
     hint = HINTS.get(error.errno or 0, "")
-    return UserError(f"cannot write {path}: {error.strerror or error}" + (f"; {hint}" if hint else ""))
+    return NotWritten(f"cannot write {path}: {error.strerror or error}" + (f"; {hint}" if hint else ""))
+
+
+def check_ours(path: Path, start: bytes) -> None:
+    """Raises UserError when `path` is a file, not empty, that does not begin with `start`: it is somebody else's."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(start)) not in (b"", start):
+                raise UserError(f"{path} exists and was not written by this command; name another file, or delete it")
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all: under another name, then renamed. Raises UserError where that is impossible."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    target = Path(os.path.realpath(path))  # a link stays
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # devices and pipes are written to, not replaced
+            path.write_bytes(data)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:  # also when a signal ends the writing: a rename has left nothing here

@@ -1,5 +1,6 @@
 """Tensors and JSON in files sealed with the SHA-256 of their content, against accidents; nothing is ever unpickled."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .errors import UserError
-from .files import write_whole
+from .files import NotWritten, write_whole
 from .schemas import check_form
 
 SEAL = "sha256"
@@ -45,9 +46,10 @@ def write_tensors(path: Path, tensors: Tensors, provenance: Json) -> None:
 
 def read_tensors(path: Path) -> tuple[Tensors, Json]:
     """The inverse of `write_tensors`. Raises UserError naming file and reason when it is missing or damaged."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is not a file; `make train` writes it")
     try:
+        if not path.is_file():
+            state = "is a folder; name a file in it" if path.is_dir() else "does not exist; `make train` writes it"
+            raise UserError(f"{path} {state}")
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -102,7 +104,10 @@ def within(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def cached(path: Path, provenance: Json, compute: Callable[[], Tensors], fresh: bool = False) -> tuple[Tensors, bool]:
-    """The tensors at `path` and True when they have this provenance, else what `compute` gives, stored, and False."""
+    """The tensors at `path` and True when they have this provenance, else what `compute` gives and False.
+
+    What was computed is stored for the next time; where that is impossible, it will be computed again.
+    """
     if path.is_file() and not fresh:
         tensors, known = read_tensors(path)
         if known == json.loads(json.dumps(provenance)):
@@ -110,14 +115,24 @@ def cached(path: Path, provenance: Json, compute: Callable[[], Tensors], fresh: 
         if known.get("kind") != provenance.get("kind"):
             raise UserError(f"{path} holds no {provenance.get('kind')}; delete it")
     tensors = compute()
-    write_tensors(path, tensors, provenance)
+    with contextlib.suppress(NotWritten):
+        write_tensors(path, tensors, provenance)
     return tensors, False
 
 
+def rounded(value: Any, digits: int = 6) -> Any:
+    """JSON with rounded numbers, so that another kind of CPU mostly gives the same text; what was asked for stays."""
+    if isinstance(value, dict):
+        return {k: part if k in ("settings", "provenance") else rounded(part, digits) for k, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part, digits) for part in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def write_json(path: Path, content: Json) -> None:
-    """Write a sealed file, whole or not at all. Raises UserError when `content` has not the form of its kind."""
+    """Write a sealed file with `rounded` numbers, whole or not at all. UserError: not the form of its kind."""
     try:
-        plain = json.loads(json.dumps(content, allow_nan=False))
+        plain = rounded(json.loads(json.dumps(content, allow_nan=False)))
     except ValueError as error:
         raise UserError(f"{path} is not written: a result is not a finite number ({error})") from None
     check_form(plain, path)
@@ -152,8 +167,9 @@ def cached_json(path: Path, provenance: Json, compute: Callable[[], Json]) -> Js
         stored = read_json(path, "delete it and run the same again")
         if stored.get("provenance") == json.loads(json.dumps(provenance)):
             return {name: value for name, value in stored.items() if name != "provenance"}
-    content = compute()
-    write_json(path, {"provenance": provenance, **content})
+    content = rounded(compute())
+    with contextlib.suppress(NotWritten):
+        write_json(path, {"provenance": provenance, **content})
     return content
 
 

@@ -3,6 +3,7 @@
 magic "VAEC" | version | identity | number, height, width of the images | step | payload | CRC-32 of all before
 """
 
+import os
 import struct
 import tempfile
 import zlib
@@ -14,6 +15,7 @@ from PIL import Image
 
 from .errors import UserError
 from .files import cannot_write
+from .pictures import read_picture
 
 SIZE = 32  # height and width of what the network sees
 MAGIC, VERSION = b"VAEC", 2
@@ -76,8 +78,9 @@ def from_tiles(tiles: np.ndarray, header: Header) -> np.ndarray:
 
 def check_images(images: np.ndarray, name: str, *, tile: bool) -> None:
     """Raises UserError, which begins with `name`, on anything but uint8 (n, h, w, 3) of 32x32, or any size to tile."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
-        raise UserError(f"{name} must be uint8 (n, height, width, 3), not {images.dtype} {images.shape}")
+    kind, shape = getattr(images, "dtype", type(images)), tuple(getattr(images, "shape", ()))
+    if not isinstance(images, np.ndarray) or kind != np.uint8 or shape[3:] != (3,) or 0 in shape[1:]:
+        raise UserError(f"{name} must be uint8 (n, height, width, 3), not {kind} {shape}")
     _, height, width, _ = images.shape
     if not tile and (height, width) != (SIZE, SIZE):
         raise UserError(f"{name} is {width}x{height}, not {SIZE}x{SIZE}: resize it, or cut it into tiles with --tile")
@@ -87,15 +90,8 @@ def read_pictures(paths: list[Path], *, tile: bool = False) -> np.ndarray:
     """PNG, JPEG or .npy (uint8, one image or many) files as one array (n, h, w, 3). Raises UserError on any other."""
     parts: list[np.ndarray] = []
     for path in paths:
-        try:
-            if path.suffix == ".npy":
-                part = np.load(path, allow_pickle=False)
-            else:
-                part = np.asarray(Image.open(path, formats=("PNG", "JPEG")).convert("RGB"))
-            part = part[None] if part.ndim == 3 else part
-        except Exception as error:  # decoders raise whatever a damaged file makes of them
-            reason = getattr(error, "strerror", None) or "it is not a whole PNG, JPEG or .npy file"
-            raise UserError(f"cannot read {path}: {reason}") from None
+        part = read_picture(path, ("PNG", "JPEG", ".npy"))
+        part = part[None] if part.ndim == 3 else part
         check_images(part, str(path), tile=tile)
         if parts and part.shape[1:] != parts[0].shape[1:]:
             raise UserError(f"{paths[0]} and {path} differ in size; a file holds images of one size")
@@ -104,7 +100,8 @@ def read_pictures(paths: list[Path], *, tile: bool = False) -> np.ndarray:
 
 
 def write_pictures(images: np.ndarray, folder: Path) -> None:
-    """One PNG for each image (n, h, w, 3) into a new folder, which appears whole or not at all. Raises UserError."""
+    """One PNG for each image (n, h, w, 3) into a folder, new or empty: all or none. Raises UserError on any other."""
+    folder = Path(os.path.realpath(folder))  # a link stays
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not an empty folder; name a new one")

@@ -22,6 +22,7 @@ from typer import Option
 
 from ..data import Dataset
 from ..engine import ROOT, Record, UserError, cannot_write, did_you_mean, environment, results_folder, write_whole
+from ..engine.kernels import execute_notebook, sha256_of_package
 from ..evaluate import evaluate_model
 from ..measure.rows import read_rows
 from ..run import build_model
@@ -45,6 +46,7 @@ class Job(NamedTuple):
     settings: dict[str, Any]
     target: str  # where its executed notebook goes: a path or a URL that papermill knows
     threads: int  # 0: as many as the machine gives
+    code: str  # the SHA-256 of the package that asked for it
 
 
 def grid_jobs(path: str | Path, out: str, threads: int) -> list[Job]:
@@ -69,7 +71,7 @@ def grid_jobs(path: str | Path, out: str, threads: int) -> list[Job]:
         target = f"{out.rstrip('/')}/{word}.ipynb"
         if target in jobs:
             raise UserError(f"{path}: another run has the file name of {name!r}; give it another name")
-        jobs[target] = Job(name, labels, settings[name].as_dict(), target, threads)
+        jobs[target] = Job(name, labels, settings[name].as_dict(), target, threads, sha256_of_package())
     return list(jobs.values())
 
 
@@ -102,14 +104,15 @@ def run_experiment(
 
 def execute(one: Job) -> Cells:
     """Run the notebook of a job; the row, or {"error": why}. This is what a worker of a cluster does."""
+    if one.code != sha256_of_package():
+        return {"error": f"this worker runs other code, that of {ROOT}; start it in a checkout of the same state"}
     parameters = {"name": one.name, "settings": one.settings, "threads": one.threads}
     try:
-        papermill.execute_notebook(
-            str(NOTEBOOK), one.target, parameters, cwd=str(ROOT), kernel_name="python3",
-            progress_bar=False, coalesce_streams=True, autosave_cell_every=15,
-        )  # fmt: skip
+        execute_notebook(NOTEBOOK, one.target, parameters, ROOT)
     except papermill.PapermillExecutionError as error:
         return {"error": re.sub(r"\s+", " ", f"{error.ename}: {error.evalue}")}
+    except UserError as error:
+        return {"error": str(error)}
     return finished(one) or {"error": f"{one.target} holds no results"}
 
 

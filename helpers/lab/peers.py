@@ -162,7 +162,7 @@ def peer_row(trained: Trained, data: Dataset, judge: Judge) -> dict[str, Any]:
         row |= {"sigma": model.sigma.item(), "calibrated_sigma": math.sqrt(error)}
         model.log_sigma.data.fill_(math.log(error) / 2)
         row["calibrated_bpd"] = evaluate_model(model, data.test).metrics["bpd"].value
-        codes = priors.posterior_samples(model, data.train)
+        codes = priors.posterior_samples(priors.encode_all(model, data.train))
     real, mixture = judge_images(judge, data.test.images)[0], priors.sample_mixture(priors.fit_mixture(codes), n)
     sources = {"reconstructions": unseen, "N(0, I)": priors.standard_normal(n, LATENT), "mixture": mixture}
     row["frechet"] = {k: samples.frechet_distance(features_of(model, z, judge), real) for k, z in sources.items()}

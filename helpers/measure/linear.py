@@ -29,7 +29,7 @@ class LinearCode(NamedTuple):
         return (self.encode(x, d) @ self.components[:d] + self.mean).view_as(x)
 
     def nll(self, x: Tensor, d: int) -> Tensor:
-        """-log P of the 8-bit images, (n,), nats, under probabilistic PCA [Tipping & Bishop 1999, eq. 4 and 8]."""
+        """-log (density * width of a level), (n,), nats, by probabilistic PCA [Tipping & Bishop 1999, eq. 4 and 8]."""
         # The density times the width of a level: good while the smallest standard deviation (0.07) is far above it.
         values, total = len(self.mean), self.total_variance.double()
         along = self.variance_ratio[:d].double() * total
@@ -45,7 +45,9 @@ def linear_code(data: Dataset, folder: Path, d: int) -> LinearCode:
     """The PCA of the training split with at least d components, kept in `folder`."""
 
     def fit() -> dict[str, Tensor]:
-        pca = PCA(svd_solver="covariance_eigh").fit(data.train.images.flatten(1).numpy().astype("float32") / 255)
+        x = data.train.images.flatten(1).numpy().astype("float32")
+        x /= 255  # in place: a second array of all images would take half a gigabyte more
+        pca = PCA(svd_solver="full" if len(x) < x.shape[1] else "covariance_eigh").fit(x)  # the faster way to the same
         total = pca.explained_variance_.sum(dtype="float64")
         parts = (pca.mean_, pca.components_[:d], pca.explained_variance_ratio_, total)
         return LinearCode(*(torch.as_tensor(part).float().contiguous() for part in parts))._asdict()

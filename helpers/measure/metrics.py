@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.fft import dct
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-Number = TypeVar("Number", float, Tensor)
+from ..losses import Number
 
 
 class Estimate(NamedTuple):
@@ -83,11 +85,16 @@ def _window(size: int) -> Tensor:
 
 
 def radial_spectrum(x: Tensor) -> Tensor:
-    """Power of x (n, c, side, side) by cycles per image, (n, side / 2 + 1); sums to the mean square of the image."""
+    """Power of x (n, c, side, side) by cycles per image, (n, side / 2 + 1); sums to the mean square of the image.
+
+    By cosines (DCT-II), whose k-th has k / 2 cycles: a Fourier transform takes the jump from one edge of an image to
+    the opposite one for power at every frequency.
+    """
     side = x.shape[-1]
-    waves = torch.fft.fft2(x, norm="forward").abs().square().mean(1)
-    frequency = torch.fft.fftfreq(side, 1 / side)
-    radius = torch.hypot(frequency[:, None], frequency).round().long().clamp_max(side // 2)
+    cosines = torch.from_numpy(dct(np.eye(side), norm="ortho", axis=0)).to(x)  # one in each row
+    waves = (cosines @ x @ cosines.T).square().mean(1) / side**2
+    cycles = torch.arange(side) / 2
+    radius = (torch.hypot(cycles[:, None], cycles) + 0.5).long().clamp_max(side // 2)  # halves are rounded up
     return waves.flatten(1) @ F.one_hot(radius.flatten(), side // 2 + 1).to(waves)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data import Dataset
-from ..engine import UserError, did_you_mean, environment, read_json, write_json, write_whole
+from ..engine import UserError, did_you_mean, environment, read_json, rounded, write_json, write_whole
 from .metrics import Estimate
 
 SEED = 0  # of the posterior samples
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 # What the numbers are, by the last word of a metric's name, and what its suffix adds.
-UNITS, SUFFIXES = json.loads(Path(__file__).with_name("units.json").read_text()).values()
+UNITS, SUFFIXES = json.loads(Path(__file__).with_name("units.json").read_text(encoding="utf-8")).values()
 
 
 def unit_of(metric: str) -> str:
@@ -112,7 +112,7 @@ def provenance(data: Dataset, trained: Mapping[str, Any], notes: Mapping[str, Ma
 def write_metrics(rows: list[Row], origin: Mapping[str, Any], path: Path) -> None:
     """Write metrics.json at `path` and its rows as .csv beside it; `origin` comes from `provenance`."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
+    csv.writer(text, lineterminator="\n").writerows([Row._fields, *rounded(rows)])
     write_json(path, {**origin, "columns": Row._fields, "rows": rows})
     write_whole(path.with_suffix(".csv"), text.getvalue())
 
@@ -145,7 +145,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
 
 def read_rows(path: Path) -> dict[str, dict[str, str]]:
     """The runs of an experiments.csv by name; none when there is no such table yet."""
-    return {row["name"]: row for row in csv.DictReader(path.open())} if path.is_file() else {}
+    return {row["name"]: row for row in csv.DictReader(path.open(encoding="utf-8"))} if path.is_file() else {}
 
 
 def by_column(peers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:

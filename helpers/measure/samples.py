@@ -27,16 +27,21 @@ def gaussian_pixels(images: Tensor, n: int, seed: int = 0) -> Tensor:
         squares.addmm_(flat.T, flat)
     mean = total / len(images)
     root = torch.linalg.cholesky((squares - torch.outer(mean, total)) / (len(images) - 1))
-    noise = torch.randn(n, values, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return to_bytes((mean + noise @ root.T).clamp(0, 1)).view(n, *images.shape[1:])
+    generator, made = torch.Generator().manual_seed(seed), torch.empty(n, values, dtype=torch.uint8)
+    for part in made.split(1000):
+        noise = torch.randn(len(part), values, generator=generator, dtype=torch.float64)
+        part.copy_(to_bytes((mean + noise @ root.T).clamp(0, 1)))
+    return made.view(n, *images.shape[1:])
 
 
-def score(judge: Judge, real: Tensor, images: Tensor, radius: Tensor | None = None) -> dict[str, Any]:
-    """Every score of uint8 images (n, 3, 32, 32) against real features (m, 256); radius: `neighbour_distance(real)`."""
-    features, predicted = judge_images(judge, images)
-    share = predicted.bincount(minlength=judge.head.out_features).double() / len(predicted)
+def score(real: Tensor, features: Tensor, predicted: Tensor, radius: Tensor | None = None) -> dict[str, Any]:
+    """Every score of what `judge_images` says of n images against real features (m, f).
+
+    `radius` is `neighbour_distance(real)`, which many calls share.
+    """
+    share = predicted.bincount().double() / len(predicted)
     return {
-        "n": len(images),
+        "n": len(features),
         "frechet": frechet_distance(features, real),
         "kernel": kernel_distance(features, real)._asdict(),
         **manifold_scores(real, features, real_radius=radius),
@@ -122,6 +127,8 @@ def copying_statistic(train: Tensor, test: Tensor, made: Tensor, cells: int = 20
             u = mannwhitneyu(of_made, of_test, method="asymptotic").statistic
             scores.append((u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12))
             weights.append(n)
+    if not weights and cells > 1:
+        return copying_statistic(train, test, made, 1, seed)
     return float(np.average(scores, weights=weights)) if weights else math.nan
 
 

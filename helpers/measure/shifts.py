@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import as_split, to_bytes, to_unit
-from ..engine.files import ROOT
-from ..sources.official import COPIES, official
+from ..engine import ROOT, UserError
+from ..sources.official import COPIES, official, only_whole_downloads
 
 SEVERITIES, SEED = (1, 2, 3, 4, 5), 0
 
@@ -116,8 +116,9 @@ def foreign_sets(
         source = official(name)
         for folder in folders:
             try:
-                part = source.reader(folder, download=download and folder == folders[-1], **source.parts[1])
-            except (RuntimeError, OSError):
+                with only_whole_downloads(source, folder):
+                    part = source.reader(folder, download=download and folder == folders[-1], **source.parts[1])
+            except (RuntimeError, OSError, UserError):
                 continue
             images = as_split(part.data, getattr(part, source.labels)).images
             sets[name] = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))[:n]]

@@ -1,15 +1,18 @@
 """Markdown -> one HTML file that needs nothing from the network: pictures embedded, formulas as MathML."""
 
 import base64
+import functools
 import io
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import math_core
+import numpy as np
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
@@ -31,7 +34,7 @@ CSS_REQUESTS = re.compile(r'(?:@import\s+|url\()["\']?(?!data:|#)([\w/.:]+)')
 
 def asset(name: str) -> Markup:
     """The text of one of our own files, which a template must not escape."""
-    return Markup((ASSETS / name).read_text())
+    return Markup((ASSETS / name).read_text(encoding="utf-8"))
 
 
 def base64_of(content: bytes) -> str:
@@ -58,17 +61,41 @@ BUTTON = Markup('<button type="button" class="picture" aria-expanded="false" tit
 # A paragraph that is a picture, and below it one in italics.
 CAPTIONED = re.compile(r"<p>(<img [^>]*>)</p>\n<p><em>((?:(?!</p>).)*)</em></p>", re.S)
 FIGURE = Markup(r"<figure>{}\n<figcaption>\2</figcaption>\n</figure>").format(BUTTON.format(r"\1"))
+PHOTO_COLOURS = 10_000  # a picture of more colours holds photographs; plots have some hundreds or thousands
 HEADING = re.compile(r'<h([1-3]) id="([^"]+)">(.*?)</h\1>', re.S)
 
 
-def embedded(png: bytes, alt: str, *, enlargeable: bool = False) -> str:
-    """An <img> with the picture inside, as lossless WebP where that is smaller; a click may enlarge it."""
+@functools.lru_cache(maxsize=200)  # a picture that the threads of `Page.render` made is not made again
+def web_picture(png: bytes) -> tuple[str, tuple[int, int]]:
+    """The source of an <img>, and its size: the smallest file of PNG and WebP. Plots keep every pixel.
+
+    Photographs lose at most two levels of 255, or what WebP of quality 80 loses. A PNG of 256 colours is left as it is.
+    """
     with Image.open(io.BytesIO(png)) as image:
-        size, webp = image.size, image_file(image, "WEBP", lossless=True, method=4, exact=True)
-    kind, content = ("webp", webp) if len(webp) < len(png) else ("png", png)
-    source = f"data:image/{kind};base64,{base64_of(content)}"
+        files = {png: "png"}
+        if image.mode != "P":
+            exact: Image.Image = image
+            if image.getcolors(PHOTO_COLOURS) is None:
+                exact = Image.fromarray(np.rint(np.asarray(image.convert("RGB")) / 5).astype(np.uint8) * 5)
+                files[image_file(image, "WEBP", quality=80)] = "webp"
+            files[image_file(exact, "WEBP", lossless=True, method=2, exact=True)] = "webp"
+        content = min(files, key=len)
+        return f"data:image/{files[content]};base64,{base64_of(content)}", image.size
+
+
+def embedded(png: bytes, alt: str, *, enlargeable: bool = False) -> str:
+    """An <img> with the picture inside; a click may enlarge it."""
+    source, size = web_picture(png)
     text = Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(source, *size, alt)
     return BUTTON.format(text) if enlargeable else text
+
+
+def picture_bytes(base: Path, token: Token) -> bytes:
+    """The file of a picture in Markdown that lives in `base`. Raises UserError when it is not there."""
+    path = Path(os.path.normpath(base / str(token.attrs["src"])))  # the base need not exist yet
+    if not path.is_file():
+        raise UserError(f"the picture {path} is missing; run the notebooks first (`make report`)")
+    return path.read_bytes()
 
 
 class PageRenderer(RendererHTML):
@@ -77,10 +104,7 @@ class PageRenderer(RendererHTML):
     def image(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A picture, embedded. Raises UserError when it is not there."""
         alt = self.renderInlineAsText(tokens[idx].children or [], options, env)
-        path = Path(os.path.normpath(env["base"] / str(tokens[idx].attrs["src"])))  # the base need not exist yet
-        if not path.is_file():
-            raise UserError(f"the picture {path} is missing; run the notebooks first (`make report`)")
-        return embedded(path.read_bytes(), alt)
+        return embedded(picture_bytes(env["base"], tokens[idx]), alt)
 
     def fence(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A formula, or code."""
@@ -99,7 +123,12 @@ class Page:
 
     def render(self, text: str) -> str:
         """Markdown -> HTML: captioned pictures are figures, tables scroll. UserError: wrong formula, no picture."""
-        html = CAPTIONED.sub(FIGURE, self.parser.render(text, {"base": self.base}))
+        env = {"base": self.base}
+        tokens = self.parser.parse(text, env)
+        images = [part for token in tokens for part in token.children or [] if part.type == "image"]
+        with ThreadPoolExecutor(2) as threads:  # encoding takes most of the time and runs beside Python
+            list(threads.map(web_picture, [picture_bytes(self.base, image) for image in images]))
+        html = CAPTIONED.sub(FIGURE, self.parser.renderer.render(tokens, self.parser.options, env))
         html = html.replace("<table>", '<div class="wide" tabindex="0" role="region" aria-label="Table"><table>')
         return html.replace("</table>", "</table></div>")
 

@@ -16,23 +16,18 @@ from typing import Annotated, Any
 
 import nbformat
 import papermill
-from nbclient.exceptions import DeadKernelError
-from traitlets.config import Config
 from typer import Option
 
 from ..engine import Stoppable, UserError, did_you_mean, environment, read_json, write_json
 from ..engine.files import EXERCISE, ROOT, cannot_write, home, results_folder
-from ..settings import Profile
+from ..engine.kernels import execute_notebook
+from ..settings import Profile, profile_settings
 from ..sources import load_data
 from . import notebook_page
+from .compare import compare
 from .plan import NOTEBOOKS, PROMISED, Unfinished, check_promises, key_of, notebook_path
 from .report import build
 from .supervise import Memory, only_run
-
-CONFIG = Config()
-CONFIG.KernelManager.transport_encryption = "auto"  # or every log carries a warning about plain TCP
-# An interrupted kernel complains of the sockets that it closes itself; errors of cells do not come this way.
-CONFIG.NotebookClient.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 
 
 def report(
@@ -47,8 +42,8 @@ def report(
     with Stoppable():
         given = parse_parameters(parameters or [])
         names = [name for name in PROMISED if not only or name[:2] in only]
-        if not names:
-            raise UserError(f"--only {' '.join(only or [])} is none of {', '.join(name[:2] for name in PROMISED)}")
+        if unknown := set(only or []) - {name[:2] for name in names}:
+            raise UserError(f"--only {' '.join(sorted(unknown))}: there are only {', '.join(n[:2] for n in PROMISED)}")
         data = load_data(dataset)
         dataset, notice = data.name, data.notice or f"Data: {data.name}."
         del data  # its memory is for the kernels
@@ -71,6 +66,7 @@ def report(
                 }  # fmt: skip
                 write_json(folder / "run.json", record)
                 run.path.unlink(missing_ok=True)
+                print(compare(folder))
 
 
 def parse_parameters(texts: list[str]) -> dict[str, Any]:
@@ -114,6 +110,7 @@ def run_all(names: list[str], folder: Path, given: dict[str, Any]) -> Unfinished
     """Run notebooks in order, each with its own of the given parameters."""
     declared = {name: declared_parameters(notebook_path(name)) for name in PROMISED}
     check_parameters(given, {k: v for parameters in declared.values() for k, v in parameters.items()})
+    profile_settings(**{name: given[name] for name in ("epochs", "seed") if given.get(name)})  # UserError: no such run
     complete = names == list(PROMISED)
     run, upstream, going_on = Unfinished(folder), "", complete
     for number, name in enumerate(names, 1):
@@ -143,10 +140,7 @@ def run_notebook(name: str, folder: Path, parameters: dict[str, Any]) -> float:
     began = time.time()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(
-            str(notebook_path(name)), str(partial), parameters, cwd=str(NOTEBOOKS), kernel_name="python3",
-            progress_bar=False, coalesce_streams=True, autosave_cell_every=15, config=CONFIG,
-        )  # fmt: skip
+        execute_notebook(notebook_path(name), str(partial), parameters, NOTEBOOKS)
         check_promises(name, folder, began)
         tidy(partial, folder)
         os.replace(partial, final)
@@ -157,12 +151,9 @@ def run_notebook(name: str, folder: Path, parameters: dict[str, Any]) -> float:
         reason = f": {error}"
         if isinstance(error, papermill.PapermillExecutionError):
             first = next((line for line in error.source.splitlines() if line.strip()), "")
-            cell = f"in cell {error.exec_count} ({textwrap.shorten(first, 60, placeholder=' ...')})"
-            reason = " ".join(f"{cell}: {error.ename}: {error.evalue}".split())
-        raise UserError(f"{name} failed {reason}; see {shown(failed)}") from None
-    except DeadKernelError:
-        reason = "its kernel died, mostly because the memory was full; free some, then run the same command again"
-        raise UserError(f"{name} failed: {reason}") from None
+            cell = f" in cell {error.exec_count} ({textwrap.shorten(first, 60, placeholder=' ...')})"
+            reason = f"{cell}: {error.ename}: {' '.join(error.evalue.split())}"
+        raise UserError(f"{name} failed{reason}; see {shown(failed)}") from None
     except OSError as error:
         raise cannot_write(Path(error.filename or partial), error) from None
     finally:
@@ -173,13 +164,13 @@ def run_notebook(name: str, folder: Path, parameters: dict[str, Any]) -> float:
 
 def tidy(path: Path, folder: Path) -> None:
     """Take the machine's folders out of an executed notebook: they mean nothing elsewhere."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for place, label in ((folder, f"outs/{folder.name}"), (ROOT, ".")):
         text = text.replace(json.dumps(str(place))[1:-1], label)
     notebook = json.loads(text)
     notes = notebook["metadata"]["papermill"]
     notebook["metadata"]["papermill"] = {name: notes[name] for name in ("duration", "start_time", "version")}
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def shown(path: Path) -> str:

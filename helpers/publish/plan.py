@@ -1,12 +1,12 @@
 """What each notebook promises to write, and the record that lets an interrupted run go on."""
 
-import functools
 import time
 from pathlib import Path
 from typing import Any
 
 from ..data import SPLITS
 from ..engine import ROOT, UserError, read_json, seal, sha256_of_file, write_json
+from ..engine.kernels import sha256_of_package
 
 NOTEBOOKS = ROOT / "notebooks"
 # What each notebook, in the order of running, must leave in the output folder.
@@ -22,7 +22,8 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "05_generation": (
         "generation.json", "samples.png", "sharp.png", "scores.png", "peers.png", "class_samples.png", "overview.png",
         "interpolations.png", "arithmetic.png", "temperatures.png", "neighbours.png", "seed_spread.json",
-        "flow.safetensors", "judge.safetensors", "judge_history.json", "sharp.safetensors", "sharp_history.json",
+        "flow.safetensors", "densities.safetensors", "judge.safetensors", "judge_history.json", "sharp.safetensors",
+        "sharp_history.json",
     ),
     "06_compression": ("codec.safetensors", "compression.json", "rate_distortion.png", "equal_bytes.png"),
     "07_latent_explorer": ("latent_directions.png", "explorer.safetensors"),
@@ -86,10 +87,3 @@ class Unfinished:
 def key_of(name: str, parameters: dict[str, Any], upstream: str) -> str:
     """The SHA-256 of all that decides a notebook's results: source, parameters, the package, what ran before it."""
     return seal({"of": (sha256_of_file(notebook_path(name)), parameters, sha256_of_package(), upstream)})
-
-
-@functools.cache
-def sha256_of_package() -> str:
-    """The SHA-256 of the package's sources and tables."""
-    paths = sorted(path for kind in ("py", "json", "ipynb") for path in (ROOT / "helpers").rglob(f"*.{kind}"))
-    return seal({path.relative_to(ROOT).as_posix(): sha256_of_file(path) for path in paths})

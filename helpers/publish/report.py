@@ -5,8 +5,10 @@ build, as does a missing figure. The page needs nothing from the network: figure
 """
 
 import csv
+import functools
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +20,7 @@ from ..measure.metrics import Estimate
 from ..measure.rows import Row, load
 from ..show.theme import read_captions
 from . import explorer_page
-from .page import Page, embedded
+from .page import Page
 
 GLUE = "\N{NO-BREAK SPACE}"  # between the parts of a number, which no line break may part
 SOURCE = ROOT / "report" / EXERCISE / "source.md.j2"
@@ -58,7 +60,8 @@ MARKDOWN.filters.update(num=number, est=estimate, pct=percent)
 
 def render_markdown(folder: Path, target: Path) -> str:
     """The source with the results of `folder`, as Markdown that lives in the folder `target`."""
-    captions, (rows, provenance) = read_captions(folder), load(folder / "metrics.json")
+    load_once = functools.cache(load)  # the source asks for the same files again and again
+    captions, (rows, provenance) = read_captions(folder), load_once(folder / "metrics.json")
 
     def figure(name: str) -> str:
         path = folder / f"{name}.png"
@@ -69,7 +72,7 @@ def render_markdown(folder: Path, target: Path) -> str:
 
     def table(name: str) -> list[dict[str, str]]:
         path = folder / f"{name}.csv"
-        return list(csv.DictReader(path.open())) if path.is_file() else []
+        return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
 
     def stored(name: str) -> dict[str, Any] | None:
         path = folder / f"{name}.json"
@@ -77,14 +80,14 @@ def render_markdown(folder: Path, target: Path) -> str:
 
     def results(question: str, model: str = "", split: str = "", file: str = "metrics") -> dict[str, Any]:
         path = folder / f"{file}.json"
-        return load(path)[0].nested(question, model, split) if path.is_file() else {}
+        return load_once(path)[0].nested(question, model, split) if path.is_file() else {}
 
     names: dict[str, Any] = {"figure": figure, "table": table, "stored": stored, "results": results}
     names |= {"m": provenance, "vector": rows.array}
     names |= {kind: read_json(history_path(folder, kind)) for kind in ("vae", "autoencoder", "judge", "sharp")}
     names |= {name: read_json(folder / f"{name}.json") for name in ("data", "training", "generation", "compression")}
     try:
-        text = MARKDOWN.from_string(SOURCE.read_text()).render(names)
+        text = MARKDOWN.from_string(SOURCE.read_text(encoding="utf-8")).render(names)
     except jinja2.TemplateError as error:
         raise UserError(f"{SOURCE.name}: {error}") from None
     if re.search(r"^\s*\$\$", text, re.M):
@@ -95,9 +98,9 @@ def render_markdown(folder: Path, target: Path) -> str:
 def build(folder: Path, target: Path) -> Path:
     """Write README.md and report.html into `target` from the results in `folder`; returns the page."""
     text, page = render_markdown(folder, target), Page(target)
-    sliders = folder / "latent_directions.png"  # what the explorer's sliders do, for readers without JavaScript
-    still = embedded(sliders.read_bytes(), read_captions(folder).get(sliders.stem, "")) if sliders.is_file() else ""
-    html = page.whole(page.render(text), explorer=explorer_page.fragment(folder, still))
+    with ThreadPoolExecutor(1) as beside:  # the export is Python's work, pictures are encoded outside of Python
+        explorer = beside.submit(explorer_page.fragment, folder)
+        html = page.whole(page.render(text), explorer=explorer.result())
     write_whole(target / "README.md", text)
     write_whole(target / "report.html", html)
     return target / "report.html"
@@ -109,7 +112,7 @@ def render(check: Annotated[bool, typer.Option(help="Only say whether README.md 
     stored = target / "README.md"
     if not check:
         print(f"wrote {build(folder, target).relative_to(ROOT)}")
-    elif not stored.is_file() or stored.read_text() != render_markdown(folder, target):
+    elif not stored.is_file() or stored.read_text(encoding="utf-8") != render_markdown(folder, target):
         raise UserError(f"{stored.relative_to(ROOT)} is not what its source and results give; run `make report`")
     else:
         print("the report is up to date")

@@ -33,7 +33,10 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 class Memory:
-    """The peak of resident memory (`mib`) of this process and all below it in a `with` block, read twice a second."""
+    """The peak of memory (`mib`) of this process and all below it in a `with` block, read twice a second.
+
+    Of this process counts what no other one shares: the libraries that it has in common with its kernel count there.
+    """
 
     def __enter__(self) -> Self:
         self.mib, self._ended = 0.0, threading.Event()
@@ -51,14 +54,14 @@ class Memory:
             with contextlib.suppress(psutil.Error):
                 # On Linux an upper bound, which misses no short peak.
                 below = sum(peak_bytes(child) for child in own.children(recursive=True))
-                self.mib = max(self.mib, (own.memory_info().rss + below) / 2**20)
+                self.mib = max(self.mib, (own.memory_full_info().uss + below) / 2**20)
 
 
 def peak_bytes(process: psutil.Process) -> int:
     """The most resident memory that a process ever had (where known: Linux), else what it has now; 0 when gone."""
     try:
         if sys.platform == "linux":
-            peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+            peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8"))
             return 1024 * int(peak[1]) if peak else 0
         return process.memory_info().rss
     except (OSError, psutil.Error):

@@ -1,6 +1,7 @@
 """Sliders over the principal directions of the latent space, and a morph between two images, in JupyterLab."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -115,7 +116,7 @@ class LatentExplorer(WithStill):
         self.nearest.value = enlarged_png(pixels(self.neighbours[reading.nearest.item()]), 3)
         self.note.value = f"<b>{reading.size.item():.1f}</b> bytes: ideal code length at quality 1, without a header"
         table = "<table><caption>belief of the classifier, from the code alone</caption>"
-        for name, share in zip(self.parts.class_names, reading.belief[0].tolist(), strict=True):
+        for name, share in zip(map(escape, self.parts.class_names), reading.belief[0].tolist(), strict=True):
             table += f"<tr><td>{name}</td><td><meter value='{share:.3f}' aria-label='belief in {name}'></meter></td>"
             table += f"<td style='text-align:right'>{share:.0%}</td></tr>"
         self.belief.value = table + "</table>"

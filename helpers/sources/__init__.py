@@ -10,6 +10,9 @@ from .folders import load_arrays, load_folder
 from .official import COPIES, load_official
 from .photos import load_photos
 
+# Images: two more than the 128 components of the linear code; two for a standard error; a rank test for copied ones.
+LEAST, COUNTS = (2, 130, 2, 20), "{} classes, {} training, {} validation and {} test images"
+
 
 def load_data(name: str = "auto", root: str | Path | None = None) -> Dataset:
     """The data set by name (see `check_dataset`); "auto": $DATASET, else CIFAR-10 where it can be had, else photos."""
@@ -20,7 +23,12 @@ def load_data(name: str = "auto", root: str | Path | None = None) -> Dataset:
     except ValueError as error:
         raise UserError(str(error)) from None
     if place:
-        return load_folder(place) if kind == "folder" else load_arrays(place)
+        data = load_folder(place) if kind == "folder" else load_arrays(place)
+        counts = (len(data.class_names), *map(len, data.splits.values()))
+        if any(n < least for n, least in zip(counts, LEAST, strict=True)):
+            found, least = (COUNTS.format(*some) for some in (counts, LEAST))
+            raise UserError(f"{data.name} has {found}; the least is {least}: about 200 images before they are divided")
+        return data
     try:
         return load_photos("asked for by name") if asked == "photos" else load_official(asked or "cifar10", root)
     except ConnectionError as error:

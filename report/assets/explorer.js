@@ -1,7 +1,8 @@
 // The latent explorer of the report page. Everything comes from this file: no request leaves it.
 // A place u holds standard deviations along all principal axes; the sliders are its first entries; z is the code.
 const $ = (id) => document.getElementById(id);
-const data = JSON.parse($("explorer-data").textContent);
+const unpacked = (id) => unlzma(bytesOf($(id).textContent));
+const data = JSON.parse(new TextDecoder().decode(unpacked("explorer-data")));
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const floats = (text) => new Float32Array(bytes(text).buffer);
 const [mean, axes, std, places] = [data.mean, data.axes, data.std, data.places].map(floats);
@@ -43,16 +44,12 @@ function gaussian() { // Box and Muller
 
 // --- two engines: the decoder itself, or pictures made beforehand ------------------------------------------------
 
-async function gunzip(id) {
-  const stream = new Blob([bytes($(id).textContent)]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
 async function decoder() {
-  const source = new Blob([bytes($("explorer-engine").textContent)], { type: "text/javascript" });
+  const source = new Blob([unpacked("explorer-engine")], { type: "text/javascript" });
   const ort = await import(URL.createObjectURL(source));
   ort.env.wasm.numThreads = 1; // more need headers that a file does not have
-  ort.env.wasm.wasmBinary = (await gunzip("explorer-wasm")).buffer;
-  const session = await ort.InferenceSession.create(await gunzip("explorer-model"), { executionProviders: ["wasm"] });
+  ort.env.wasm.wasmBinary = unpacked("explorer-wasm");
+  const session = await ort.InferenceSession.create(unpacked("explorer-model"), { executionProviders: ["wasm"] });
   return async (z) => {
     const { image, belief, size, nearest } = await session.run({ z: new ort.Tensor("float32", z, [1, d]) });
     const shown = new ImageData(side, side), area = side * side;
@@ -169,8 +166,9 @@ async function oneAtATime() {
 async function begin() {
   sheet = await picture(data.sheet);
   try {
-    if (!globalThis.WebAssembly || !globalThis.DecompressionStream) throw new Error("no WebAssembly in this browser");
+    if (!globalThis.WebAssembly) throw new Error("no WebAssembly in this browser");
     say("The decoder starts …");
+    await new Promise((painted) => setTimeout(painted, 50)); // unpacking it takes a moment in which nothing is painted
     read = await decoder();
     live();
     $("ex-to").selectedIndex = $("ex-to").options.length - 1;

@@ -3,11 +3,9 @@
 import json
 import os
 import random
+import re
 import signal
-import subprocess
-import sys
 import time
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -26,7 +24,8 @@ from helpers.settings import Settings, profile_settings
 from helpers.sources import load_data
 from helpers.training import Trainer
 
-from ..conftest import run_module
+from ..conftest import few_arrays
+from ..programs import FORKS, Program
 
 KILLS = 20
 TIMES = ("seconds", "images_per_second")
@@ -37,15 +36,25 @@ def small(dataset: str, **changes: object) -> Settings:
     return profile_settings("smoke", dataset=dataset, **(tiny | changes))
 
 
-def work(dataset: str, folder: Path, seed: int) -> None:
-    """What is killed: a run that writes a checkpoint after every step."""
+def short(dataset: str) -> Settings:
+    return small(dataset, n_train=96, epochs=2)
+
+
+def work(dataset: str, folder: Path) -> None:
+    """What is killed: a run of six steps that writes a checkpoint after each."""
     torch.set_num_threads(1)
-    train(load_data(dataset), small(dataset, seed=seed), folder, every=0.0)
+    train(load_data(dataset), short(dataset), folder, every=0.0)
+
+
+def written(folder: Path) -> int:
+    """When the checkpoint was written; 0: there is none."""
+    path = checkpoint_path(folder, "vae")
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def results(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """The weights and the history of a finished run, times apart."""
-    records = json.loads(history_path(folder, "vae").read_text())["records"]
+    records = json.loads(history_path(folder, "vae").read_text(encoding="utf-8"))["records"]
     records = [{name: value for name, value in r.items() if name not in TIMES} for r in records]
     return load_file(weights_path(folder, "vae")), records
 
@@ -56,12 +65,10 @@ def assert_equal_runs(folder: Path, other: Path) -> None:
     assert weights.keys() == weights_.keys() and all(torch.equal(weights[k], weights_[k]) for k in weights)
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(photo_arrays: str, tmp_path: Path) -> None:
-    context = get_context("forkserver")  # imports once; a child is there within milliseconds
-    context.set_forkserver_preload(["helpers.run", "tests.engine.test_checkpoint"])
-
     def start(folder: Path) -> BaseProcess:
-        child = context.Process(target=work, args=(photo_arrays, folder, 0))
+        child = FORKS.Process(target=work, args=(photo_arrays, folder))
         child.start()
         return child
 
@@ -78,13 +85,15 @@ def test_twenty_kills_at_random_moments_change_nothing(photo_arrays: str, tmp_pa
     moments, kills, inside, runs = random.Random(2026), 0, 0, 0
     while kills < KILLS:
         folder = tmp_path / f"killed_{runs}"
-        child = start(folder)
-        child.join(moments.uniform(0.1, 1.0) * length)
+        child, before = start(folder), written(folder)
+        while kills % 2 and child.exitcode is None and written(folder) == before:  # half of them: surely while it steps
+            child.join(0.005)
+        child.join(moments.uniform(0.0, 0.4 if kills % 2 else 0.9) * length)
         if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
             child.join(10)
             kills += child.exitcode == -signal.SIGKILL
-            inside += checkpoint_path(folder, "vae").is_file()
+            inside += written(folder) != before
         if child.exitcode == 0:
             assert_equal_runs(tmp_path / "whole", folder)
             runs += 1
@@ -92,7 +101,7 @@ def test_twenty_kills_at_random_moments_change_nothing(photo_arrays: str, tmp_pa
     last.join(600)
     assert last.exitcode == 0 and inside >= KILLS // 5, inside
     assert_equal_runs(tmp_path / "whole", folder)
-    assert load_history(folder, "vae").settings == small(photo_arrays)
+    assert load_history(folder, "vae").settings == short(photo_arrays)
     assert sorted(path.name for path in folder.iterdir()) == ["vae.safetensors", "vae_history.json"]
 
 
@@ -129,22 +138,23 @@ def test_a_stop_inside_an_epoch_is_a_checkpoint_and_a_line(
     assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_the_program_ends_within_seconds_of_a_signal_and_goes_on(photo_arrays: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "helpers", "train", "vae", "--profile", "smoke"]
-    command += ["--dataset", photo_arrays]
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        child = subprocess.Popen(
-            [*command, "--out", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert child.stdout.readline().startswith("epoch 1")
+@pytest.mark.slow
+def test_the_program_ends_within_seconds_of_a_signal_and_goes_on(photos: Dataset, tmp_path: Path) -> None:
+    """Wherever the signal meets it: inside an epoch, between two, while it starts anew. 30 epochs outlast the test."""
+    few, out, epochs = few_arrays(photos, 150, tmp_path), tmp_path / "out", []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        child = Program("-m", "helpers", "train", "vae", "--dataset", few, "--out", str(out))
+        while len(child.said()[0].splitlines()) <= len(epochs):  # one more than the last run had
+            assert child.poll() is None, child.said()
+            time.sleep(0.05)
         sent = time.perf_counter()
         child.send_signal(number)
-        _, said = child.communicate(timeout=60)
-        assert child.returncode == code and time.perf_counter() - sent < 30
-        assert len(said.splitlines()) == 1 and "the same command continues" in said and "Traceback" not in said
-    assert "stopped after step" in said and checkpoint_path(tmp_path, "vae").is_file()
-    done = run_module("helpers", *command[3:], "--out", str(tmp_path))
-    assert done.returncode == 0 and "epoch 2" in done.stdout, done.stderr
+        said, complaint = child.communicate(60)
+        assert child.returncode == 128 + number and time.perf_counter() - sent < 30
+        assert re.fullmatch(r"stopped.* the same command (continues|goes on) [^\n]*\n", complaint), complaint
+        assert checkpoint_path(out, "vae").is_file()
+        assert said.splitlines()[: len(epochs)] == epochs  # to the seconds that they took: not computed anew
+        epochs = said.splitlines()
 
 
 def test_a_kernel_that_is_interrupted_lives_on(photo_arrays: str, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ print(kept, mib() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
 def test_freed_memory_is_kept_inside_the_outermost_block_and_then_given_back() -> None:
-    done = subprocess.run([sys.executable, "-c", KEEPING], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPING], cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     kept, left = map(float, done.stdout.split())
     assert kept > 180 and left < 60, done.stdout
 

@@ -52,7 +52,7 @@ def test_there_is_an_example_of_every_form() -> None:
 
 def read_sealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """What `read_json` makes of a file with this content and a right seal."""
-    path.write_text(json.dumps(content | {SEAL: seal(content)}))
+    path.write_text(json.dumps(content | {SEAL: seal(content)}), encoding="utf-8")
     return read_json(path)
 
 

@@ -78,8 +78,8 @@ def test_weights_with_a_number_that_is_not_finite_are_neither_written_nor_read(
     ("change", "word"),
     [
         ({"settings": {"width": 16}}, "has the shape"), ({"settings": {"epochs": "two"}}, "wrong settings"),
-        ({"settings": {"widht": 8}}, "Did you mean 'width'"), ({"settings": {"width": 2**33}}, "no possible model"),
-        ({"settings": {"width": 2**20}}, "has the shape"), ({"settings": {"model": "autoencoder"}}, "wrong settings"),
+        ({"settings": {"widht": 8}}, "Did you mean 'width'"), ({"settings": {"width": 2**33}}, "wrong settings"),
+        ({"settings": {"width": 1024}}, "has the shape"), ({"settings": {"model": "autoencoder"}}, "wrong settings"),
         ({"settings": {"seed": [1]}}, "wrong settings"), ({"class_names": ["a", "b"]}, "has the shape"),
         ({"class_names": "abcdefghij"}, "does not say"), ({"run": None}, "does not say"), ({"kind": "flow"}, "a flow"),
     ],
@@ -117,8 +117,8 @@ def test_swapped_files_are_found(weights: Path, photos: Dataset) -> None:
 
 def test_a_folder_and_a_link_to_nowhere_are_one_line_each(tmp_path: Path) -> None:
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "nowhere")
-    for path in (tmp_path, tmp_path / "link.safetensors"):
-        refused(lambda path=path: load_model(path), "does not exist")
+    for name, words in ((".", "is a folder"), ("link.safetensors", "does not exist"), ("x" * 300, "too long")):
+        refused(lambda name=name: load_vae(tmp_path / name), str(tmp_path / name), words)
     refused(lambda: read_json(tmp_path), "cannot read")
 
 
@@ -146,8 +146,12 @@ def test_what_is_stored_is_used_only_for_the_same_provenance(tmp_path: Path) -> 
         assert was_loaded is loaded and stored["x"].tolist() == [0, 1, 2]
         assert cached_json(table, provenance, numbers) == {"x": 0.5}
     assert calls == ["tensors", "numbers", "tensors", "numbers", "tensors"]
+    (tmp_path / "file").touch()  # below it nothing can be written: what is kept for the next time is done without
+    assert cached(tmp_path / "file" / "a.safetensors", {}, tensors)[0]["x"].tolist() == [0, 1, 2]
+    assert cached_json(tmp_path / "file" / "a.json", {}, numbers) == {"x": 0.5}
+    refused(lambda: cached(tmp_path / "nan", {}, lambda: {"x": torch.tensor(math.nan)}), "not finite")
     path.write_bytes(path.read_bytes()[:-1])
-    table.write_text(table.read_text().replace("0.5", "0.6"))
+    table.write_text(table.read_text(encoding="utf-8").replace("0.5", "0.6"), encoding="utf-8")
     refused(lambda: cached(path, {}, tensors), "a.safetensors is damaged")
     refused(lambda: cached_json(table, {}, numbers), "a.json is damaged")
 
@@ -174,19 +178,19 @@ class TestJson:
     def test_cut_files_and_files_without_a_seal_are_found(self, kind: str, tmp_path: Path) -> None:
         path = tmp_path / kind
         write_json(path, EXAMPLES[kind])
-        content = path.read_text()
+        content = path.read_text(encoding="utf-8")
         for length in (0, 1, len(content) // 2, len(content) - 3):
-            path.write_text(content[:length])
+            path.write_text(content[:length], encoding="utf-8")
             refused(lambda: read_json(path), kind, "damaged", "make report")
-        path.write_text(json.dumps(EXAMPLES[kind]))
+        path.write_text(json.dumps(EXAMPLES[kind]), encoding="utf-8")
         refused(lambda: read_json(path), kind, "it has no sha256")
 
     def test_a_value_changed_by_hand_is_found(self, kind: str, tmp_path: Path) -> None:
         path = tmp_path / kind
         write_json(path, EXAMPLES[kind])
-        text = path.read_text()
-        path.write_text(re.sub(r"(: \"?)(?=[A-Z0-9])", r"\g<1>1", text, count=1))
-        assert path.read_text() != text
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r"(: \"?)(?=[A-Z0-9])", r"\g<1>1", text, count=1), encoding="utf-8")
+        assert path.read_text(encoding="utf-8") != text
         refused(lambda: read_json(path), kind, "damaged")
 
 
@@ -204,11 +208,11 @@ def test_a_result_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
 
 def test_a_damaged_caption_file_is_named(tmp_path: Path) -> None:
     assert read_captions(tmp_path) == {}
-    (tmp_path / "captions.json").write_text('{"a": ')
+    (tmp_path / "captions.json").write_text('{"a": ', encoding="utf-8")
     refused(lambda: read_captions(tmp_path), "captions.json is damaged", "delete it")
 
 
 def test_nothing_is_ever_unpickled() -> None:
     loads = r"torch\.load\(|np\.load\((?!.*allow_pickle=False)|allow_pickle=True"
     for path in (ROOT / "helpers").rglob("*.py"):
-        assert not re.search(rf"import pickle|pickle\.|joblib|{loads}", path.read_text()), path
+        assert not re.search(rf"import pickle|pickle\.|joblib|{loads}", path.read_text(encoding="utf-8")), path

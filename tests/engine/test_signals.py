@@ -29,7 +29,9 @@ program(command)
 
 
 def test_nothing_is_said_of_the_tasks_that_a_stopped_run_leaves_behind() -> None:
-    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, timeout=60, encoding="utf-8"
+    )
     assert done.stderr == "stopped by SIGTERM; the same command goes on where this one stopped\n"
     assert done.returncode == 128 + signal.SIGTERM
 

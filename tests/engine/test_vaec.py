@@ -67,7 +67,7 @@ def test_image_files_of_all_kinds_become_one_array(images: np.ndarray, tmp_path:
 def test_what_is_no_image_is_named(name: str, words: str, images: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(images[0]).save(tmp_path / "broken.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "broken.png").read_bytes()[:200])
-    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     np.save(tmp_path / "float.npy", images / 255)
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     np.savez(tmp_path / "archive.npz", images)
@@ -79,13 +79,13 @@ def test_what_is_no_image_is_named(name: str, words: str, images: np.ndarray, tm
 def test_decompressed_images_stay_in_their_folder(images: np.ndarray, tmp_path: Path) -> None:
     elsewhere, plain, empty = tmp_path / "elsewhere", tmp_path / "plain", tmp_path / "empty"
     elsewhere.mkdir()
-    (elsewhere / "mine").write_text("mine")
+    (elsewhere / "mine").write_text("mine", encoding="utf-8")
     (tmp_path / "link").symlink_to(elsewhere)
-    plain.write_text("mine")
+    plain.write_text("mine", encoding="utf-8")
     for folder in (elsewhere, tmp_path / "link", plain, plain / "below"):
         with pytest.raises(UserError, match="name a new one|cannot write"):
             vaec.write_pictures(images, folder)
-    assert [path.name for path in elsewhere.iterdir()] == ["mine"] and plain.read_text() == "mine"
+    assert [path.name for path in elsewhere.iterdir()] == ["mine"] and plain.read_text(encoding="utf-8") == "mine"
     empty.mkdir()
     for folder in (empty, tmp_path / "new" / "folder"):
         vaec.write_pictures(images[:2], folder)

@@ -15,6 +15,7 @@ from helpers.data import Dataset
 from helpers.engine.errors import UserError
 from helpers.lab.experiments import (
     DESIGN_LOOP,
+    execute,
     experiments,
     grid_jobs,
     on_cluster,
@@ -26,12 +27,14 @@ from helpers.settings import Settings, profile_settings
 
 from ..conftest import assert_one_line_error, run_module
 
-GRID: dict[str, dict[str, Any]] = {"base": {}, "a wide one": {"width": 16}, "beta = 4": {"beta": 4.0}}
+GRID: dict[str, dict[str, Any]] = {"base": {}, "a wide one": {"width": 16, "beta": 4.0}}
 TINY = {"profile": "smoke", "dataset": "photos", "n_train": 301, "n_eval": 50, "width": 8, "latent_dim": 8, "epochs": 1}
 
 
 def write_grid(path: Path, grid: dict[str, dict[str, Any]] = GRID) -> str:
-    path.write_text(yaml.safe_dump({name: TINY | change for name, change in grid.items()}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump({name: TINY | change for name, change in grid.items()}, sort_keys=False), encoding="utf-8"
+    )
     return str(path)
 
 
@@ -55,7 +58,7 @@ def sequential(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_experiment_differs_from_its_parent_in_what_it_says() -> None:
     settings = {one.name: one.settings for one in grid_jobs(DESIGN_LOOP, "out", 0)}
     assert {*CLASS_WEIGHTS.values(), *SEEDS} <= set(settings)
-    for name, entry in json.loads(DESIGN_LOOP.read_text()).items():
+    for name, entry in json.loads(DESIGN_LOOP.read_text(encoding="utf-8")).items():
         theirs = settings[entry["parent"]] if "parent" in entry else profile_settings("full").as_dict()
         changed = {k for k, value in settings[name].items() if value != theirs.get(k, value)}
         assert changed == set(entry) - {"parent", "why"} - ({"cutout"} if "parent" not in entry else set()), name
@@ -78,11 +81,17 @@ def test_a_run_is_a_row_that_can_be_read_again(tiny: Settings, photos: Dataset, 
 def test_a_grid_is_a_table_and_finished_runs_are_not_repeated(sequential: Path) -> None:
     rows = read_rows(sequential / "experiments.csv")
     assert list(rows) == list(GRID) and json.loads(rows["a wide one"]["settings"])["width"] == 16
-    assert float(rows["base"]["rate"]) > float(rows["beta = 4"]["rate"]) and rows["base"]["threads"] == "1"
-    assert "epoch 1" in (sequential / "a-wide-one.ipynb").read_text()
+    assert float(rows["base"]["rate"]) > float(rows["a wide one"]["rate"]) and rows["base"]["threads"] == "1"
+    assert "epoch 1" in (sequential / "a-wide-one.ipynb").read_text(encoding="utf-8")
     written = {path.name: path.stat().st_mtime_ns for path in sequential.glob("*.ipynb")}
     experiments(grid=str(sequential / "grid.yaml"), out=str(sequential), threads=1)
     assert written == {path.name: path.stat().st_mtime_ns for path in sequential.glob("*.ipynb")}
+
+
+def test_a_worker_with_other_code_refuses(tmp_path: Path) -> None:
+    (one, *_) = grid_jobs(write_grid(tmp_path / "grid.yaml"), str(tmp_path), 1)
+    assert "runs other code" in execute(one._replace(code="of yesterday"))["error"]
+    assert not list(tmp_path.glob("*.ipynb"))
 
 
 def test_two_workers_give_the_sequential_results_also_when_one_is_killed(
@@ -135,9 +144,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.stop()
 
 
-def test_a_remote_store_holds_grid_and_results(
-    bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_remote_store_holds_grid_and_results(bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bucket.upload_file(write_grid(tmp_path / "grid.yaml", {"base": {}}), "grid.yaml")
     experiments(grid="s3://course/grid.yaml", out="s3://course/results/", threads=1)
     written = {"results/base.ipynb", "results/experiments.csv"}
@@ -147,7 +154,7 @@ def test_a_remote_store_holds_grid_and_results(
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    (tmp_path / "base.ipynb").write_text("cut off by a full disk")
+    (tmp_path / "base.ipynb").write_text("cut off by a full disk", encoding="utf-8")
     grid = write_grid(tmp_path / "grid.yaml", {"too fast": {"lr": 0.9, "muon_rate": 100.0, "epochs": 20}, "base": {}})
     done = run_module("helpers", "experiments", "--grid", grid, "--out", str(tmp_path))
     assert_one_line_error(done, "1 of 2 runs failed: too fast")
@@ -168,7 +175,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_wrong_grid_is_one_line(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as error:
         experiments(grid=str(path), out=str(tmp_path))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), error.value

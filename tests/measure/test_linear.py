@@ -32,7 +32,7 @@ def test_a_perfect_mean_image_costs_what_its_sigma_says() -> None:
     estimates = evaluate_linear(code, Split(flat, torch.zeros(4, dtype=torch.long)), 0).metrics
     assert estimates["mse"].value == pytest.approx(0, abs=1e-12)
     # sigma = 0.1 at perfect reconstruction: log2(255 * 0.1 * sqrt(2 pi)) bits a value.
-    assert estimates["bpd"].value == pytest.approx(math.log2(25.5 * math.sqrt(2 * math.pi)), abs=1e-4)
+    assert estimates["bpd_density"].value == pytest.approx(math.log2(25.5 * math.sqrt(2 * math.pi)), abs=1e-4)
 
 
 def test_a_stored_code_is_fitted_anew_only_for_more_components(photos: Dataset, tmp_path: Path) -> None:
@@ -45,6 +45,7 @@ def test_a_stored_code_is_fitted_anew_only_for_more_components(photos: Dataset, 
     assert len(linear_code(few.limited(40, 0), tmp_path, 2).components) == 2  # other images
 
 
+@pytest.mark.slow
 def test_pca_explains_what_it_should(cifar10: Dataset, tmp_path: Path) -> None:
     code = linear_code(cifar10, tmp_path, 128)
     assert code.variance_ratio[0].item() == pytest.approx(0.2908, abs=2e-3)

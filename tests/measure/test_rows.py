@@ -47,9 +47,9 @@ def test_the_file_and_the_spreadsheet_hold_the_same_rows_one_a_line(tmp_path: Pa
     write_metrics(ROWS, ORIGIN, path)
     table, origin = load(path)
     assert table.rows == ROWS and origin == ORIGIN
-    lines = [line.strip(" ,") for line in path.read_text().splitlines()]
+    lines = [line.strip(" ,") for line in path.read_text(encoding="utf-8").splitlines()]
     assert all(json.dumps(row) in lines for row in ROWS)
-    sheet = list(csv.reader((tmp_path / "metrics.csv").open()))
+    sheet = list(csv.reader((tmp_path / "metrics.csv").open(encoding="utf-8")))
     assert sheet[0] == list(Row._fields) and len(sheet) == len(ROWS) + 1
     assert sheet[1] == ["summary", "vae", "test", "psnr_pooled", "23.5", "0.1", "10", ROWS[0].unit]
     assert sheet[2][5] == ""  # an unknown error is no zero
@@ -87,7 +87,7 @@ def test_the_columns_of_the_peers_say_who_is_first_in_each() -> None:
 
 
 def test_the_runs_of_the_loop_are_read_by_name(tmp_path: Path) -> None:
-    (tmp_path / "experiments.csv").write_text("name,bpd\nseed 1,6.1\nseed 2,6.2\n")
+    (tmp_path / "experiments.csv").write_text("name,bpd\nseed 1,6.1\nseed 2,6.2\n", encoding="utf-8")
     assert {name: run["bpd"] for name, run in rows.read_rows(tmp_path / "experiments.csv").items()} == {
         "seed 1": "6.1", "seed 2": "6.2",
     }  # fmt: skip

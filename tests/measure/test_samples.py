@@ -78,6 +78,8 @@ def test_copies_are_noticed_and_fresh_samples_are_not() -> None:
     assert samples.copying_statistic(train, test, copies, cells=5) < -10
     assert abs(samples.copying_statistic(train, test, normal(1000, 8, 3), cells=5)) < 3
     assert samples.copying_statistic(train, test, normal(1000, 8, 3, scale=2.0), cells=5) > 3
+    few = samples.copying_statistic(train, test[:30], normal(30, 8, 3), cells=5)  # too few for cells: all together
+    assert few == samples.copying_statistic(train, test[:30], normal(30, 8, 3), cells=1) and abs(few) < 4
 
 
 def test_without_inception_there_is_one_clear_line_and_no_fid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +105,8 @@ def test_the_judge_scores_real_images_better_than_a_gaussian_on_pixels(judge: Ju
     real, predicted = judge_images(judge, photos.test.images)
     assert real.shape == (1000, 256) and predicted.shape == (1000,)
     assert torch.allclose(real[77:300], judge_images(judge, photos.test.images[77:300])[0], atol=1e-4)
-    fair = samples.score(judge, real, photos.train.images[:1000])
-    poor = samples.score(judge, real, samples.gaussian_pixels(photos.train.images, 1000))
+    gaussian = samples.gaussian_pixels(photos.train.images, 1000)
+    fair, poor = (samples.score(real, *judge_images(judge, x)) for x in (photos.train.images[:1000], gaussian))
     assert fair["n"] == 1000 and fair["frechet"] < poor["frechet"]
     assert fair["kernel"]["value"] < poor["kernel"]["value"]
 
@@ -126,6 +128,6 @@ def test_further_seeds_are_scored_once_for_the_same_weights(judge: Judge, photos
     drawn.clear()
     assert spread("a") == first and not drawn
     assert spread("b") == first and drawn == [1, 2]
-    path.write_text(path.read_text().replace("frechet", "frechat"))
+    path.write_text(path.read_text(encoding="utf-8").replace("frechet", "frechat"), encoding="utf-8")
     with pytest.raises(UserError, match="seed_spread.json"):
         spread("b")

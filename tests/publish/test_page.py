@@ -1,12 +1,16 @@
 """Markdown -> a page: figures with captions, tables that scroll, contents, formulas; nothing from the network."""
 
+import base64
 import io
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.engine.errors import UserError
+from helpers.engine.files import home
 from helpers.publish.page import Page, check_offline, mathml
 
 TEXT = """# A *title* & more
@@ -78,13 +82,17 @@ def test_requests_are_refused_and_links_are_not(outside: str) -> None:
         check_offline(outside)
 
 
-def test_pictures_are_embedded_without_loss(page: Page, tmp_path: Path) -> None:
-    import base64
-    import re
-
-    noisy = Image.effect_noise((64, 64), 90).convert("RGB")
-    noisy.save(tmp_path / "noise.png")
-    kind, content = re.search(r"data:image/(\w+);base64,([^\"]+)", page.render("![Noise](noise.png)")).groups()
-    embedded = base64.b64decode(content)
-    assert kind in ("webp", "png") and len(embedded) <= (tmp_path / "noise.png").stat().st_size
-    assert Image.open(io.BytesIO(embedded)).convert("RGB").tobytes() == noisy.tobytes()
+@pytest.mark.parametrize(
+    ("name", "most", "mean", "share"),
+    [("loss_plot", 0, 0, 0.5), ("foreign_images", 2, 1.2, 0.6), ("samples", 80, 2, 0.4)],
+    ids=["a plot keeps every pixel", "photographs within two levels", "photographs as lossy WebP"],
+)
+def test_pictures_are_embedded_as_the_smallest_faithful_file(
+    page: Page, name: str, most: int, mean: float, share: float
+) -> None:
+    path = home("cifar10") / f"{name}.png"
+    kind, content = re.search(r"data:image/(\w+);base64,([^\"]+)", page.render(f"![Picture]({path})")).groups()
+    embedded, original = base64.b64decode(content), np.asarray(Image.open(path).convert("RGB")).astype(int)
+    error = np.abs(np.asarray(Image.open(io.BytesIO(embedded)).convert("RGB")) - original)
+    assert kind == "webp" and len(embedded) < share * path.stat().st_size
+    assert error.max() <= most and error.mean() <= mean

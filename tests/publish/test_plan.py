@@ -27,12 +27,12 @@ def test_a_notebook_is_finished_while_its_key_and_its_files_are_the_same(tmp_pat
     name, key = "01_data_exploration", "a" * 64
     (tmp_path / "notebooks").mkdir()
     for file in (*PROMISED[name], f"notebooks/{name}.ipynb"):
-        (tmp_path / file).write_text("as it was left")
+        (tmp_path / file).write_text("as it was left", encoding="utf-8")
     run = Unfinished(tmp_path)
     run.begin(name, key)
     run.add(name, key, seconds=1.0, mib=300.0)
     assert Unfinished(tmp_path).has(name, key) and not Unfinished(tmp_path).has(name, "b" * 64)
-    (tmp_path / "data.json").write_text("changed")
+    (tmp_path / "data.json").write_text("changed", encoding="utf-8")
     assert not Unfinished(tmp_path).has(name, key)
 
 

@@ -20,6 +20,8 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     counts = {name: np.array([n, 2 * n]) for name, n in (("train", 30), ("validation", 4), ("test", 5))}
     figure = counts_plot(counts, ["cat", "dog"])
     assert [bar.get_height() for bar in figure.axes[0].patches] == [30, 60, 4, 8, 5, 10]
+    many = counts_plot({name: np.ones(200, int) for name in counts}, [f"class {i}" for i in range(200)])
+    assert [label.get_text() for label in many.axes[0].get_xticklabels()] == [f"class {i}" for i in range(0, 200, 10)]
     (axis,) = bars_plot({"PNG": 5.87, "WebP": 4.71}, "bits").axes
     assert [bar.get_width() for bar in axis.patches] == [5.87, 4.71] and axis.get_xlabel() == "bits"
     plt.close("all")

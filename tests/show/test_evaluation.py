@@ -65,3 +65,17 @@ def test_the_regression_line_is_the_one_given() -> None:
     axis = evaluation.regression_plot(np.eye(4), line, "test").axes[0]
     assert list(axis.lines[1].get_ydata()) == pytest.approx([0.25, 0.75])
     assert "0.500 x + 0.250" in axis.texts[0].get_text()
+
+
+def test_two_hundred_classes_of_one_image_each_are_drawn_and_those_named_that_stand_out() -> None:
+    names, rows = [f"class {i}" for i in range(200)], []
+    for i, name in enumerate(names):
+        numbers = {"psnr_mean": Estimate(20 + i / 100), "f1": Estimate(i / 200)}  # of one image: no error is known
+        rows += rows_of("by_class", "vae", "test", numbers, 1, f"{name}.")
+    axis = evaluation.class_plot(Table(rows)).axes[0]
+    assert len(axis.containers) == 200
+    assert {text.get_text() for text in axis.texts} == {*names[:5], *names[-5:]}
+    heat = evaluation.confusion_plot(np.eye(200, dtype=int), names).axes[0]
+    assert [label.get_text() for label in heat.get_yticklabels()] == names[::10] and not heat.texts
+    small = evaluation.confusion_plot(np.eye(2, dtype=int), names[:2]).axes[0]
+    assert [text.get_text() for text in small.texts] == ["1", "0", "0", "1"]

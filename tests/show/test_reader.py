@@ -58,7 +58,7 @@ def test_the_sheet_holds_neighbours_then_test_images(photos: Dataset, parts: Exp
 def test_a_folder_without_its_parts_has_no_explorer_and_other_weights_are_refused(
     explorer_folder: Path, tmp_path: Path
 ) -> None:
-    assert load_explorer_data(tmp_path) is None and fragment(tmp_path, "") == ""
+    assert load_explorer_data(tmp_path) is None and fragment(tmp_path) == ""
     shutil.copy(explorer_folder / "explorer.safetensors", tmp_path)
     (tmp_path / "vae.safetensors").write_bytes(b"other weights")
     with pytest.raises(UserError, match="run notebook 7 again"):

@@ -17,7 +17,7 @@ from helpers.training import fit
 
 def test_arrays_on_disk_are_the_same_data_and_are_only_mapped(folder: Path, tmp_path: Path) -> None:
     original, out = load_folder(folder), tmp_path / "arrays"
-    assert store_arrays(f"folder:{folder}", out) == {"train": 96, "validation": 12, "test": 12}
+    assert store_arrays(f"folder:{folder}", out) == {"train": 171, "validation": 18, "test": 21}
     mapped = load_arrays(out)
     for a, b in zip(original.splits.values(), mapped.splits.values(), strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
@@ -37,12 +37,12 @@ def test_the_program_stores_a_known_data_set_a_chunk_at_a_time(
     arrays("photos", tmp_path)
     assert capsys.readouterr().out.startswith("4,000 train, 500 validation, 1,000 test images; use them as")
     assert [len(part) for part in load_arrays(tmp_path).splits.values()] == [4000, 500, 1000]
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write"):
         store_arrays("photos", tmp_path / "file" / "below")
 
 
-@pytest.mark.parametrize("damage", ["cut", "pickle", "shape", "labels", "classes", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "pickle", "shape", "labels", "none", "classes", "missing"])
 def test_bad_arrays_are_one_line(damage: str, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "arrays"
     store_arrays(f"folder:{folder}", out)
@@ -52,11 +52,14 @@ def test_bad_arrays_are_one_line(damage: str, folder: Path, tmp_path: Path) -> N
     elif damage == "pickle":
         np.save(labels, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     elif damage == "shape":
-        np.save(images, np.zeros((96, 32, 32, 3), np.uint8))
+        np.save(images, np.zeros((171, 32, 32, 3), np.uint8))
     elif damage == "labels":
-        np.save(labels, np.full(96, 3))
+        np.save(labels, np.full(171, 3))
+    elif damage == "none":
+        np.save(images, np.zeros((0, 3, 32, 32), np.uint8))
+        np.save(labels, np.zeros(0, np.int64))
     elif damage == "classes":
-        (out / "classes.json").write_text("{")
+        (out / "classes.json").write_text("{", encoding="utf-8")
     else:
         images.unlink()
     with pytest.raises(UserError, match=str(out)) as caught:

@@ -1,7 +1,9 @@
 """CIFAR-10, CIFAR-100 and SVHN are what they are said to be, and a damaged copy is named."""
 
+import errno
 import hashlib
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,9 @@ from scipy.io import savemat
 
 from helpers.data import Dataset
 from helpers.engine.errors import UserError
-from helpers.sources import load_data
+from helpers.sources import load_data, official
 
-from ..conftest import assert_one_line_error, run_module
+from ..conftest import assert_one_line_error, refused, run_module
 
 
 def test_cifar10_has_the_known_sizes_and_statistics(cifar10: Dataset) -> None:
@@ -72,3 +74,46 @@ def test_svhn_comes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "test_32x32.mat").write_bytes(b"half")
     with pytest.raises(UserError, match="test_32x32.mat is corrupt"):
         load_data("svhn", tmp_path)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """data/cifar-10-python.tar.gz of a user, which holds a single file; there is no other copy."""
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    monkeypatch.setattr(official, "ROOT", tmp_path)
+    (tmp_path / "data_batch_1").write_bytes(b"1")
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data" / "cifar-10-python.tar.gz", "w:gz") as file:
+        file.add(tmp_path / "data_batch_1", "cifar-10-batches-py/data_batch_1")
+    return tmp_path / "data" / "cifar-10-python.tar.gz"
+
+
+def test_an_archive_of_the_user_is_never_deleted_nor_written_over(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+
+    before = archive.read_bytes()
+    refused(lambda: load_data("auto"), str(archive), md5(archive), CIFAR10.tgz_md5, "move it away")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))  # now it is the published one, but what it holds is not
+    for _ in range(2):  # nothing is left that would block the repetition
+        refused(lambda: load_data("cifar10"), "could not be downloaded")
+        assert list(archive.parent.iterdir()) == [archive] and archive.read_bytes() == before
+
+
+def test_what_a_failed_download_leaves_is_removed(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(url: str, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive.unlink()
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", full_disk)
+    refused(lambda: load_data("cifar10"), "No space left", "free some space")
+    assert not list(archive.parent.iterdir())
+
+
+def test_a_place_that_cannot_be_looked_at_is_one_line(tmp_path: Path) -> None:
+    done = run_module("helpers", "arrays", "cifar10", str(tmp_path / "out"), CIFAR10_ROOT=str(tmp_path / ("x" * 300)))
+    assert_one_line_error(done, "xxx", "File name too long")
+    assert not (tmp_path / "out").exists()
