@@ -20,7 +20,8 @@ from torch import Tensor
 
 from . import trellis
 from .data import Dataset, Split, in_batches, to_bytes, to_unit
-from .engine import UserError, cached, check_ours, program, sha256_of_tensors, vaec, weights_path, write_whole
+from .engine import UserError, blamed_on, cached, program, sha256_of_tensors, vaec, weights_path
+from .engine.files import check_ours, write_whole
 from .models import VAE
 from .run import load_model, load_vae
 from .settings import out_dir, profile_settings
@@ -70,6 +71,13 @@ def _metric(vae: VAE, z: Tensor, eps: float = 0.01) -> Tensor:
     return total / len(z)
 
 
+def coding_step(quality: float) -> float:
+    """The step of a file, in standard deviations of the posterior, as the file holds it. UserError: out of range."""
+    if not 0.05 <= quality <= 20:
+        raise UserError(f"quality={quality} must lie between 0.05 and 20")
+    return float(np.float32(STEP / quality))
+
+
 class Codec:
     """`compress` and `decompress` for uint8 images (n, h, w, 3); the step is inverse to the `quality` of a file."""
 
@@ -83,6 +91,7 @@ class Codec:
     def compress(self, images: np.ndarray, quality: float = 1.0, *, tile: bool = False) -> bytes:
         """One file for all images; with `tile` they may have any size, else 32x32. Raises UserError on bad input."""
         vaec.check_images(images, "what is compressed", tile=tile)
+        coding_step(quality)  # a wrong one is refused before the long part
         return self.write(self.codes(vaec.to_tiles(images)), quality, (images.shape[1], images.shape[2]))
 
     def codes(self, images: np.ndarray, refinements: int = 4) -> np.ndarray:
@@ -92,9 +101,7 @@ class Codec:
 
     def write(self, codes: np.ndarray, quality: float = 1.0, size: tuple[int, int] = (vaec.SIZE, vaec.SIZE)) -> bytes:
         """The file of images of a size (height, width) whose tiles have these codes."""
-        if not 0.05 <= quality <= 20:
-            raise UserError(f"quality={quality} must lie between 0.05 and 20")
-        step = float(np.float32(STEP / quality))
+        step = coding_step(quality)
         payload, _ = trellis.encode(codes, self.widths, step)
         number = len(codes) // math.prod(vaec.tile_grid(*size))
         return vaec.write_container(vaec.Header(self.identity, number, *size, step), payload)
@@ -186,7 +193,9 @@ def compress_files(
 
 def decompress_file(file: File, out: Folder, weights: Weights = None) -> None:
     """A file -> a folder of PNGs."""
-    pixels = load_codec(weights).decompress(file.read_bytes())
+    codec = load_codec(weights)
+    with blamed_on(file):
+        pixels = codec.decompress(file.read_bytes())
     vaec.write_pictures(pixels, out)
     print(f"{len(pixels)} images, {pixels.nbytes} bytes of pixels: {out}")
 
@@ -194,7 +203,8 @@ def decompress_file(file: File, out: Folder, weights: Weights = None) -> None:
 def describe_file(file: File) -> None:
     """What a file says of itself."""
     content = file.read_bytes()
-    header, _ = vaec.read_container(content)
+    with blamed_on(file):
+        header, _ = vaec.read_container(content)
     print(f"{header.number} images of {header.width}x{header.height}, quality {STEP / header.step:.3g}")
     print(f"{len(content)} bytes ({len(content) / max(header.number, 1):.1f} an image), {vaec.OVERHEAD} of overhead")
     print(f"weights {header.identity.hex()}, format version {vaec.VERSION}, checksum right")

@@ -6,7 +6,6 @@ and none of its outputs enters a loss.
 Source: the airbench networks of Jordan, 94 % on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024; narrower here.
 """
 
-import torch
 from torch import Tensor, nn
 
 from .data import in_batches
@@ -59,11 +58,9 @@ def judge_images(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
 
     Samples come as bytes too: a judge must not tell real from made by the rounding of their pixels.
     """
-    features = in_batches(judge.features, images, judge.head.weight.device)
-    return features, recognised(judge, features)
 
+    def look(x: Tensor) -> tuple[Tensor, Tensor]:
+        features = judge.features(x)
+        return features, judge.head(features).argmax(1)
 
-@torch.no_grad()
-def recognised(judge: Judge, features: Tensor) -> Tensor:
-    """Predicted classes (n,) of features (n, 256), also of means of the features of two views."""
-    return judge.head(features.to(judge.head.weight.device)).argmax(1).cpu()
+    return in_batches(look, images, judge.head.weight.device)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from helpers import load_vae, trellis
-from helpers.codec import STEP, Codec, compress_files, decompress_file, fit_code_model, load_codec
+from helpers.codec import STEP, Codec, compress_files, decompress_file, describe_file, fit_code_model, load_codec
 from helpers.data import Dataset, to_unit
 from helpers.engine.errors import UserError
 from helpers.engine.files import ROOT, weights_path
@@ -269,6 +269,15 @@ def test_tiled_images_make_the_round_trip(images: np.ndarray, weights: Path, tmp
     assert decoded.shape == (2, 45, 70, 3) and np.array_equal(*decoded)
 
 
+def test_a_wrong_quality_is_refused_before_anything_is_encoded(images: np.ndarray, codec: Codec) -> None:
+    class Unused(Codec):
+        def codes(self, images: np.ndarray, refinements: int = 4) -> np.ndarray:
+            raise AssertionError
+
+    with pytest.raises(UserError, match="quality=100"):
+        Unused(codec.model, codec.code_model).compress(images, 100)
+
+
 def test_what_cannot_be_compressed_or_written_leaves_nothing(
     images: np.ndarray, content: bytes, weights: Path, tmp_path: Path
 ) -> None:
@@ -284,6 +293,11 @@ def test_what_cannot_be_compressed_or_written_leaves_nothing(
             compress_files(pictures, place, **{"weights": weights} | options)
     with pytest.raises(UserError, match="name a new one"):
         decompress_file(file, tmp_path, weights)
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        compress_files([picture], tmp_path, weights=weights)
+    for command in (describe_file, lambda path: decompress_file(path, out, weights)):
+        with pytest.raises(UserError, match=r"a\.png: not a file of this codec"):
+            command(picture)
     before, link = picture.read_bytes(), tmp_path / "link.png"
     os.link(picture, link)
     for place in (picture, link, Path(os.path.relpath(picture))):  # as `-o *.png` has it when OUT was forgotten

@@ -7,18 +7,13 @@ import pytest
 import torch
 
 from helpers.data import Dataset, to_unit
-from helpers.evaluate import evaluate_model, main, two_views
+from helpers.evaluate import evaluate_model, main
 from helpers.losses import bits_per_dim
 from helpers.measure.rows import load
 from helpers.models import VAE
 from helpers.run import load_model, load_vae
 
 from .conftest import assert_one_line_error, refused, run_module
-
-
-def test_two_views_average_probabilities() -> None:
-    a, b = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(two_views(a, b).exp(), (a.softmax(1) + b.softmax(1)) / 2, atol=1e-6)
 
 
 def test_the_pixel_regression_has_errors_that_shrink_with_the_number_of_images(trained: Path, photos: Dataset) -> None:
@@ -85,7 +80,7 @@ def test_at_the_calibrated_sigma_the_closed_form_gives_the_density_bits(trained:
     """Where sigma is the RMSE of decoded samples, bits = log2(255 sigma sqrt(2 pi e)) + rate, to the last digit."""
     vae, split = load_vae(trained / "vae.safetensors"), photos.test.head(200)
     for uncalibrated in (True, False):  # the error of samples does not change when sigma does
-        found = {name: e.value for name, e in evaluate_model(vae, split, mirror=False).metrics.items()}
+        found = {name: e.value for name, e in evaluate_model(vae, split).metrics.items()}
         sigma = math.sqrt(found["mse_sample"])
         closed = math.log2(255 * sigma * math.sqrt(2 * math.pi * math.e)) + bits_per_dim(found["rate"], 3072)
         assert (found["bpd_density"] != pytest.approx(closed, rel=1e-5)) is uncalibrated

@@ -1,10 +1,10 @@
-"""The judge looks at bytes in batches; with `mirror` it averages an image and its mirror image."""
+"""The judge looks at bytes in batches."""
 
 import pytest
 import torch
 
 from helpers.data import EVALUATION_BATCH, to_unit
-from helpers.judge import Judge, judge_images, recognised
+from helpers.judge import Judge, judge_images
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,3 @@ def test_features_do_not_depend_on_the_batch(judge: Judge, images: torch.Tensor)
     features, _ = judge_images(judge, images)
     apart = [judge_images(judge, part)[0] for part in images.split(40)]
     assert torch.allclose(features, torch.cat(apart), atol=1e-4)
-
-
-def test_two_views_are_recognised_by_the_mean_of_their_features(judge: Judge, images: torch.Tensor) -> None:
-    (plain, predicted), (mirrored, _) = (judge_images(judge, x) for x in (images, images.flip(3)))
-    assert not torch.allclose(plain, mirrored) and torch.equal(recognised(judge, plain), predicted)
-    both = recognised(judge, (plain + mirrored) / 2)
-    assert torch.equal(both, (judge.head(plain) + judge.head(mirrored)).argmax(1))  # the head is linear

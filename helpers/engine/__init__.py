@@ -1,7 +1,7 @@
 """What keeps a run alive and its files whole; this is the face of the room. Its modules: see the README."""
 
 # ruff: noqa: F401, I001
-from .errors import UserError, did_you_mean, program  # first, for it watches over the imports that follow
+from .errors import UserError, blamed_on, did_you_mean, program  # first, for it watches over the imports that follow
 from .bars import bar
 from .checkpoint import CHECKPOINT_SECONDS, Checkpointer, Diverged, Record
 from .files import EXERCISE, HINTS, ROOT, cannot_write, check_ours, checkpoint_path, history_path, home

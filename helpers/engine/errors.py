@@ -1,10 +1,12 @@
 """Errors that a user can act on, and the one way in which a command line of this project ends."""
 
+import contextlib
 import difflib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .signals import Stopped
@@ -14,6 +16,15 @@ STOPPED = "stopped; the same command goes on where this one stopped"
 
 class UserError(Exception):
     """Bad input: one line that says what is wrong and what to do. Programs end with exit code 2."""
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """A UserError of this block begins with the file whose content is to blame."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def exit_with(message: object, code: int = 2) -> NoReturn:

@@ -76,7 +76,9 @@ def cannot_write(path: Path, error: OSError) -> NotWritten:
 
 
 def check_ours(path: Path, start: bytes) -> None:
-    """Raises UserError when `path` is a file, not empty, that does not begin with `start`: it is somebody else's."""
+    """Raises UserError when `path` is a folder, or a file that does not begin with `start`: it is somebody else's."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it")
     if path.is_file():
         with path.open("rb") as file:
             if file.read(len(start)) not in (b"", start):

@@ -27,7 +27,7 @@ def read_picture(path: Path, kinds: tuple[str, ...] = ()) -> np.ndarray:
     except Image.DecompressionBombError:
         reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller or cut it"
     except Exception as error:  # decoders raise whatever a damaged file makes of them
-        reason = getattr(error, "strerror", None) or f"it is not a whole {', '.join(kinds) or 'image'} file"
+        reason = getattr(error, "strerror", None) or f"it is no {' or '.join(kinds) or 'image'} file, or it is damaged"
     raise UserError(f"cannot read {path}: {reason}")
 
 

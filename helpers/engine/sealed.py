@@ -48,7 +48,11 @@ def read_tensors(path: Path) -> tuple[Tensors, Json]:
     """The inverse of `write_tensors`. Raises UserError naming file and reason when it is missing or damaged."""
     try:
         if not path.is_file():
-            state = "is a folder; name a file in it" if path.is_dir() else "does not exist; `make train` writes it"
+            state = (
+                "is a folder; name a file in it"
+                if path.is_dir()
+                else "does not exist (`make train` writes those of outs/)"
+            )
             raise UserError(f"{path} {state}")
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}

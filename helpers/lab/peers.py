@@ -158,7 +158,7 @@ def peer_row(trained: Trained, data: Dataset, judge: Judge) -> dict[str, Any]:
     few = data.train.labels[:10_000]
     row["probe_accuracy"] = metrics.linear_probe(codes[: len(few)], few, unseen, data.test.labels).value
     if isinstance(model, VAE):  # the sigma of a calibrated decoder is the root mean squared error of samples
-        error = evaluate_model(model, data.validation, mirror=False).metrics["mse_sample"].value
+        error = evaluate_model(model, data.validation).metrics["mse_sample"].value
         row |= {"sigma": model.sigma.item(), "calibrated_sigma": math.sqrt(error)}
         model.log_sigma.data.fill_(math.log(error) / 2)
         row["calibrated_bpd"] = evaluate_model(model, data.test).metrics["bpd"].value

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ..data import LEVEL, Dataset
@@ -40,11 +39,21 @@ class LinearCode(NamedTuple):
         log_volume = along.log().sum() + (values - d) * rest.log()
         return 0.5 * (distance + log_volume + values * math.log(2 * math.pi)) - values * math.log(LEVEL)
 
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """n images, (n, 3072), drawn from the probabilistic PCA with all stored components [Tipping & Bishop 1999]."""
+        (k, values), generator = self.components.shape, torch.Generator().manual_seed(seed)
+        along = self.variance_ratio[:k] * self.total_variance
+        rest = (self.total_variance - along.sum()).clamp_min(0) / max(1, values - k)
+        codes = torch.randn(n, k, generator=generator) * (along - rest).clamp_min(0).sqrt()
+        return codes @ self.components + rest.sqrt() * torch.randn(n, values, generator=generator) + self.mean
+
 
 def linear_code(data: Dataset, folder: Path, d: int) -> LinearCode:
     """The PCA of the training split with at least d components, kept in `folder`."""
 
     def fit() -> dict[str, Tensor]:
+        from sklearn.decomposition import PCA  # a second, needed once
+
         x = data.train.images.flatten(1).numpy().astype("float32")
         x /= 255  # in place: a second array of all images would take half a gigabyte more
         pca = PCA(svd_solver="full" if len(x) < x.shape[1] else "covariance_eigh").fit(x)  # the faster way to the same

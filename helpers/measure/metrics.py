@@ -6,10 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.fft import dct
-from scipy.optimize import minimize_scalar
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -90,6 +86,8 @@ def radial_spectrum(x: Tensor) -> Tensor:
     By cosines (DCT-II), whose k-th has k / 2 cycles: a Fourier transform takes the jump from one edge of an image to
     the opposite one for power at every frequency.
     """
+    from scipy.fft import dct  # scipy and sklearn take a second, and only some notebooks need them
+
     side = x.shape[-1]
     cosines = torch.from_numpy(dct(np.eye(side), norm="ortho", axis=0)).to(x)  # one in each row
     waves = (cosines @ x @ cosines.T).square().mean(1) / side**2
@@ -143,30 +141,37 @@ def f1(predicted: Tensor, labels: Tensor, classes: Tensor) -> Estimate:
 def calibration_bins(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     """(bins, 3): share of images, mean confidence and accuracy by equally wide bins of confidence (0 if empty)."""
     confidence, predicted = logits.double().softmax(1).max(1)
+    return _bins(confidence, (predicted == labels).double(), bins)
+
+
+def _bins(confidence: Tensor, right: Tensor, bins: int) -> Tensor:
     where = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    columns = (torch.ones_like(confidence), confidence, (predicted == labels).double())
-    sums = torch.stack([where.bincount(column, bins) for column in columns], 1)
-    return torch.cat([sums[:, :1] / len(labels), sums[:, 1:] / sums[:, :1].clamp_min(1)], 1)
+    sums = torch.stack([where.bincount(column, bins) for column in (torch.ones_like(right), confidence, right)], 1)
+    return torch.cat([sums[:, :1] / len(right), sums[:, 1:] / sums[:, :1].clamp_min(1)], 1)
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = 15, repeats: int = 100) -> Estimate:
     """Expected calibration error [Guo et al. 2017, eq. 3], biased upwards; error by `repeats` bootstrap samples."""
-
     generator, n, errors = torch.Generator().manual_seed(0), len(labels), []
+    confidence, predicted = logits.double().softmax(1).max(1)
     for chosen in [torch.arange(n), *(torch.randint(n, (n,), generator=generator) for _ in range(repeats))]:
-        share, confidence, accurate = calibration_bins(logits[chosen], labels[chosen], bins).T
-        errors.append((share * (accurate - confidence).abs()).sum())
+        share, sure, accurate = _bins(confidence[chosen], (predicted == labels)[chosen].double(), bins).T
+        errors.append((share * (accurate - sure).abs()).sum())
     return Estimate(errors[0].item(), torch.stack(errors[1:]).std().item())
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T > 0 for which logits / T has the smallest cross-entropy [Guo et al. 2017, sec. 4.2]."""
+    from scipy.optimize import minimize_scalar
+
     best = minimize_scalar(lambda t: cross_entropy(logits / math.exp(t), labels).value, (-0.5, 0.5))
     return math.exp(best.x)
 
 
 def auroc(inside: Tensor, outside: Tensor) -> Estimate:
     """P(a score from outside > one from inside), ties count half; error by Hanley & McNeil 1982, eq. 1."""
+    from sklearn.metrics import roc_auc_score
+
     scores, (n, m) = torch.cat([inside, outside]), (len(inside), len(outside))
     area = float(roc_auc_score([0] * n + [1] * m, scores.tolist()))
     excess = (m - 1) * (area / (2 - area) - area**2) + (n - 1) * (2 * area**2 / (1 + area) - area**2)
@@ -175,6 +180,8 @@ def auroc(inside: Tensor, outside: Tensor) -> Estimate:
 
 def linear_probe(codes: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Estimate:
     """Accuracy on unseen codes (m, d) of a logistic regression fitted to standardised codes (n, d)."""
+    from sklearn.linear_model import LogisticRegression
+
     mean, std = codes.mean(0), codes.std(0).clamp_min(1e-8)
     probe = LogisticRegression(max_iter=300).fit(((codes - mean) / std).numpy(), labels.numpy())
     predicted = torch.from_numpy(probe.predict(((unseen - mean) / std).numpy()))

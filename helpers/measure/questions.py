@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from ..data import LEVEL, SPLITS, Dataset, Split, in_batches, to_unit
@@ -22,7 +21,6 @@ from .shifts import CORRUPTIONS, SEVERITIES, file_bits, foreign_sets, made_sets,
 
 LATENT_IMAGES = 5000  # the same for every split: the mutual information that can be seen ends at log n
 MARGINAL_IMAGES = 1000
-PROBE_IMAGES = 10_000
 IMAGES = 500  # of the other questions, most of which read every image many times
 BOUND_SAMPLES = (1, 8, 64)
 PAIRS = (("train", "test"), ("train", "validation"), ("validation", "test"))
@@ -63,11 +61,11 @@ def answers(
     if isinstance(vae, VAE) and all(("vae", split) in results for split in SPLITS):
         usual = results["vae", "validation"].columns["bpd"].mean().item()
         foreign, missing = foreign_sets(IMAGES, download=download)
-        notes = {"out_of_distribution": {"missing": missing}, "probe": {"n_train": len(data.train.head(PROBE_IMAGES))}}
+        notes = {"out_of_distribution": {"missing": missing}, "probe": {"n_train": len(data.train)}}
         questions += [partial(gaps, results), partial(calibration, results, data)]
         questions += [partial(probe, results, code, data, vae.latent_dim), partial(bound, vae, code, data.test)]
         outside = partial(out_of_distribution, vae, data.test, usual, foreign)
-        questions += [partial(corruptions, models, data.test), outside]
+        questions += [partial(corruptions, vae, data.test), outside]
     with bar(questions) as progress:
         for question in progress:
             name = question.func.__name__
@@ -114,6 +112,8 @@ def spectrum(results: Results) -> Iterator[Row]:
 
 def confusion(results: Results, data: Dataset) -> Iterator[Row]:
     """counts.TRUE.PREDICTED by the head on the features."""
+    from sklearn.metrics import confusion_matrix
+
     for (model, split), result in results.items():
         if "logits" in result.columns:
             predicted, labels = result.columns["logits"].argmax(1), data.splits[split].labels
@@ -174,11 +174,11 @@ def calibration(results: Results, data: Dataset) -> Iterator[Row]:
 
 def probe(results: Results, code: LinearCode, data: Dataset, d: int) -> Iterator[Row]:
     """A logistic regression on the standardised codes of each model, fitted on n_train training images."""
-    train, test = data.train.head(PROBE_IMAGES), data.test
+    train, test = data.train, data.test
     codes = {place: result.columns["code"] for place, result in results.items() if "code" in result.columns}
     codes |= {("pca", name): code.encode(to_unit(data.splits[name].images), d) for name in ("train", "test")}
     for model in dict.fromkeys(model for model, _ in codes):
-        known, unseen = codes[model, "train"][: len(train)], codes[model, "test"]
+        known, unseen = codes[model, "train"], codes[model, "test"]
         accuracy = metrics.linear_probe(known, train.labels, unseen, test.labels)
         yield from rows_of("probe", model, "test", {"accuracy": accuracy}, len(test))
 
@@ -186,12 +186,11 @@ def probe(results: Results, code: LinearCode, data: Dataset, d: int) -> Iterator
 def bound(vae: VAE, code: LinearCode, split: Split) -> Iterator[Row]:
     """The importance-weighted bound with k samples; uniform, PNG, WebP and linear densities on the same images."""
     images, values = split.images[:IMAGES], split.images[0].numel()
-    x, mass, density = to_unit(images), *log_weights(vae, images, max(BOUND_SAMPLES))
-    of_levels = density + values * math.log(LEVEL)
+    x, weights = to_unit(images), log_weights(vae, images, max(BOUND_SAMPLES))
+    of_levels = weights + values * math.log(LEVEL)
     for k in BOUND_SAMPLES:
-        estimates = {"nats": latents.importance_bound(density, k)}
-        for name, weights in (("bpd", mass), ("bpd_density", of_levels)):
-            estimates[name] = latents.importance_bound(weights, k).scaled(-bits_per_dim(1.0, values))
+        bits = latents.importance_bound(of_levels, k).scaled(-bits_per_dim(1.0, values))
+        estimates = {"nats": latents.importance_bound(weights, k), "bpd_density": bits}
         yield from rows_of("bound", "vae", "test", estimates, len(images), f"k{k}.")
     others = {
         "uniform": torch.full((len(images),), 8.0),
@@ -205,32 +204,30 @@ def bound(vae: VAE, code: LinearCode, split: Split) -> Iterator[Row]:
         yield from rows_of("bound", model, "test", {"bpd_density": bits}, len(images))
 
 
-def log_weights(vae: VAE, images: Tensor, samples: int) -> list[Tensor]:
-    """log p(x, z) - log q(z|x) of seeded samples z, (n, samples): with the mass of x and with its density."""
+def log_weights(vae: VAE, images: Tensor, samples: int) -> Tensor:
+    """log p(x, z) - log q(z|x) of seeded samples z, with the density of x, (n, samples)."""
     noise = torch.Generator(vae.device).manual_seed(SEED)
 
-    def weigh(x: Tensor) -> list[Tensor]:
-        q, masses, densities = vae.encode(x), [], []
+    def weigh(x: Tensor) -> Tensor:
+        q, columns = vae.encode(x), []
         for _ in range(samples):
             z = q.sample(torch.randn(q.mu.shape, generator=noise, device=x.device))
-            mean, prior = vae.decode(z), latents.log_normal(z) - latents.log_posterior(q, z)
-            masses.append(prior - discretised_nll(x, mean, vae.log_sigma))
-            densities.append(prior - gaussian_nll(x, mean, vae.log_sigma))
-        return [torch.stack(masses, 1), torch.stack(densities, 1)]
+            prior = latents.log_normal(z) - latents.log_posterior(q, z)
+            columns.append(prior - gaussian_nll(x, vae.decode(z), vae.log_sigma))
+        return torch.stack(columns, 1)
 
-    return list(in_batches(weigh, images, vae.device))
+    return in_batches(weigh, images, vae.device)
 
 
-def corruptions(models: dict[str, Autoencoder], test: Split) -> Iterator[Row]:
+def corruptions(vae: VAE, test: Split) -> Iterator[Row]:
     """Five corruptions of CIFAR-10-C (Hendrycks & Dietterich 2019) at five severities, made here; posterior mean."""
     some = test.head(IMAGES)
     clean, sets = to_unit(some.images), {"clean.": some.images}
     for kind, corrupt in CORRUPTIONS.items():
         sets |= {f"{kind}.severity_{severity}.": corrupt(some.images, severity) for severity in SEVERITIES}
     for place, images in sets.items():
-        for name, model in models.items():
-            estimates = quality(model, images, clean, some.labels)
-            yield from rows_of("corruptions", name, "test", estimates, len(some), place)
+        estimates = quality(vae, images, clean, some.labels)
+        yield from rows_of("corruptions", "vae", "test", estimates, len(some), place)
         if place != "clean.":
             own = {"psnr_clean": Estimate.of(metrics.psnr, metrics.mse_per_image(clean, to_unit(images)))}
             yield from rows_of("corruptions", "input", "test", own, len(some), place)

@@ -11,27 +11,10 @@ from scipy.stats import mannwhitneyu
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ..data import EVALUATION_BATCH, to_bytes, to_unit
+from ..data import EVALUATION_BATCH
 from ..engine import UserError, bar, cached_json
 from ..judge import Judge, judge_images
 from .metrics import Estimate, nearest
-
-
-def gaussian_pixels(images: Tensor, n: int, seed: int = 0) -> Tensor:
-    """n uint8 images (n, 3, h, w) from ONE Gaussian with full covariance on pixels: the simplest model of images."""
-    values, total = images[0].numel(), torch.zeros(images[0].numel(), dtype=torch.float64)
-    squares = 1e-6 * (len(images) - 1) * torch.eye(values, dtype=torch.float64)  # a ridge: constant pixels
-    for part in images.split(5000):  # all of CIFAR-10 at once would take gigabytes
-        flat = to_unit(part).flatten(1).double()
-        total += flat.sum(0)
-        squares.addmm_(flat.T, flat)
-    mean = total / len(images)
-    root = torch.linalg.cholesky((squares - torch.outer(mean, total)) / (len(images) - 1))
-    generator, made = torch.Generator().manual_seed(seed), torch.empty(n, values, dtype=torch.uint8)
-    for part in made.split(1000):
-        noise = torch.randn(len(part), values, generator=generator, dtype=torch.float64)
-        part.copy_(to_bytes((mean + noise @ root.T).clamp(0, 1)))
-    return made.view(n, *images.shape[1:])
 
 
 def score(real: Tensor, features: Tensor, predicted: Tensor, radius: Tensor | None = None) -> dict[str, Any]:

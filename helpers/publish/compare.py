@@ -21,10 +21,12 @@ def compare(folder: Path, revision: str = "HEAD") -> str:
         if committed is None or not path.is_file():
             continue
         before, now = (leaves(json.loads(text)) for text in (committed, path.read_text(encoding="utf-8")))
-        other = [place for place in {**before, **now} if before.get(place) != now.get(place)]
-        total += len(now)
+        places = {**before, **now}
+        other = [place for place in places if before.get(place) != now.get(place)]
+        total += len(places)
         if other:
-            differing.append(f"{path.name} in {len(other):,} of {len(now):,} (such as {farthest(before, now, other)})")
+            example = farthest(before, now, other)
+            differing.append(f"{path.name} in {len(other):,} of {len(places):,} (such as {example})")
     if not total:
         return "There are no committed results of this folder to compare with."
     return f"{total:,} results, " + (

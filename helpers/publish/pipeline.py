@@ -40,10 +40,10 @@ def report(
 ) -> None:
     """Run the notebooks, then render the report; stored weights are used when they fit."""
     with Stoppable():
-        given = parse_parameters(parameters or [])
-        names = [name for name in PROMISED if not only or name[:2] in only]
-        if unknown := set(only or []) - {name[:2] for name in names}:
-            raise UserError(f"--only {' '.join(sorted(unknown))}: there are only {', '.join(n[:2] for n in PROMISED)}")
+        given, names = parse_parameters(parameters or []), numbered(only or [])
+        declared = [declared_parameters(notebook_path(name)) for name in PROMISED]
+        check_parameters(given, {k: v for parameters in declared for k, v in parameters.items()})
+        profile_settings(**{name: given[name] for name in ("epochs", "seed") if given.get(name)})  # UserError: no run
         data = load_data(dataset)
         dataset, notice = data.name, data.notice or f"Data: {data.name}."
         del data  # its memory is for the kernels
@@ -67,6 +67,14 @@ def report(
                 write_json(folder / "run.json", record)
                 run.path.unlink(missing_ok=True)
                 print(compare(folder))
+
+
+def numbered(only: list[str]) -> list[str]:
+    """The notebooks with these numbers, of one or two digits; none means all. Raises UserError on an unknown one."""
+    wanted = [number.zfill(2) for number in only]
+    if unknown := set(wanted) - {name[:2] for name in PROMISED}:
+        raise UserError(f"--only {' '.join(sorted(unknown))}: there are only {', '.join(n[:2] for n in PROMISED)}")
+    return [name for name in PROMISED if not only or name[:2] in wanted]
 
 
 def parse_parameters(texts: list[str]) -> dict[str, Any]:
@@ -108,9 +116,7 @@ def check_parameters(given: dict[str, Any], declared: dict[str, Any]) -> None:
 
 def run_all(names: list[str], folder: Path, given: dict[str, Any]) -> Unfinished:
     """Run notebooks in order, each with its own of the given parameters."""
-    declared = {name: declared_parameters(notebook_path(name)) for name in PROMISED}
-    check_parameters(given, {k: v for parameters in declared.values() for k, v in parameters.items()})
-    profile_settings(**{name: given[name] for name in ("epochs", "seed") if given.get(name)})  # UserError: no such run
+    declared = {name: declared_parameters(notebook_path(name)) for name in names}
     complete = names == list(PROMISED)
     run, upstream, going_on = Unfinished(folder), "", complete
     for number, name in enumerate(names, 1):

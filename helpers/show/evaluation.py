@@ -6,7 +6,6 @@ from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -106,6 +105,8 @@ def auroc_plot(table: Table) -> Figure:
     values = np.array([[rows[score].value for score in scores] for rows in sets.values()])
     figure, axis = plt.subplots(figsize=(WIDTH, 1.3 + 0.4 * len(sets)))
     colours = {"cmap": "RdBu", "vmin": 0, "vmax": 1, "center": 0.5}
+    import seaborn as sns  # a second that other figures do not need
+
     sns.heatmap(values, annot=True, fmt=".2f", annot_kws={"fontsize": 9.5}, cbar_kws={"label": "AUROC"}, **colours)
     names = [LABELS.get(score, plain(score.removeprefix("auroc_"))) for score in scores]
     axis.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor")
@@ -195,6 +196,8 @@ def confusion_plot(matrix: np.ndarray, class_names: Names) -> Figure:
     """Counts of true (rows) against predicted (columns) classes."""
     figure, axis = plt.subplots(figsize=(WIDTH, 4.9))
     few = len(class_names) <= 20  # numbers in more cells could not be read
+    import seaborn as sns
+
     sns.heatmap(matrix, annot=few, fmt="d", cmap="cividis", cbar=not few, annot_kws={"fontsize": 9}, ax=axis)
     some = slice(None, None, -(-len(class_names) // 20))
     places = np.arange(len(class_names))[some] + 0.5

@@ -17,7 +17,7 @@ from ..models import VAE
 from .images import pixels
 from .theme import image_file
 
-N_NEIGHBOURS = 800  # training images that the page can show; the notebook has all of them
+N_NEIGHBOURS = 800  # training images that the page can show; the notebook has those of the evaluation
 PER_CLASS = 6  # test images of each class to start from
 EXPLORER_FILE = "explorer.safetensors"
 SHEET_COLUMNS = 40  # pictures in a row of a sheet

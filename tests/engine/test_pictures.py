@@ -102,9 +102,15 @@ def test_what_nobody_can_show_is_one_line(tmp_path: Path) -> None:
         refused(lambda name=name: read_picture(tmp_path / name), f"cannot read {tmp_path / name}: its pixels have 32")
     Image.fromarray(RAMP).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:50])
-    refused(lambda: read_picture(tmp_path / "cut.png", ("PNG", "JPEG")), "cut.png: it is not a whole PNG, JPEG file")
+    refused(
+        lambda: read_picture(tmp_path / "cut.png", ("PNG", "JPEG")),
+        "cut.png: it is no PNG or JPEG file, or it is damaged",
+    )
     Image.fromarray(RAMP).save(tmp_path / "gif.png", "GIF")
-    refused(lambda: read_picture(tmp_path / "gif.png", ("PNG", "JPEG")), "gif.png: it is not a whole PNG, JPEG file")
+    refused(
+        lambda: read_picture(tmp_path / "gif.png", ("PNG", "JPEG")),
+        "gif.png: it is no PNG or JPEG file, or it is damaged",
+    )
 
 
 def test_a_picture_that_would_fill_the_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,9 +59,9 @@ def test_image_files_of_all_kinds_become_one_array(images: np.ndarray, tmp_path:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("missing.png", "No such file"), ("broken.png", "it is not a whole PNG"), ("text.png", "it is not a whole PNG"),
-        ("float.npy", "must be uint8 .* not float64"), ("objects.npy", "it is not a whole"),
-        ("archive.npy", "it is not a whole"), ("", "Is a directory"),
+        ("missing.png", "No such file"), ("broken.png", "it is no PNG or JPEG"), ("text.png", "it is no PNG or JPEG"),
+        ("float.npy", "must be uint8 .* not float64"), ("objects.npy", "it is no PNG"),
+        ("archive.npy", "it is no PNG"), ("", "Is a directory"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_named(name: str, words: str, images: np.ndarray, tmp_path: Path) -> None:

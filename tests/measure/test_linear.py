@@ -26,6 +26,14 @@ def test_probabilistic_pca_agrees_with_scipy() -> None:
     assert code.nll(x, 0).tolist() == pytest.approx(mean_only, rel=1e-5)
 
 
+def test_samples_have_the_moments_of_the_images(photos: Dataset, tmp_path: Path) -> None:
+    few = replace(photos, train=Split(photos.train.images[:4000, :, :4, :4], photos.train.labels[:4000]))
+    made, real = linear_code(few, tmp_path, 30).sample(4000), few.train.images.flatten(1) / 255
+    assert (made.mean(0) - real.mean(0)).abs().max() < 0.02
+    assert (made.std(0) / real.std(0) - 1).abs().max() < 0.06
+    assert torch.corrcoef(made.T).sub(torch.corrcoef(real.T)).abs().max() < 0.06
+
+
 def test_a_perfect_mean_image_costs_what_its_sigma_says() -> None:
     flat = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
     code = LinearCode(torch.full((3072,), 128 / 255), torch.eye(3072)[:1], torch.ones(3072) / 3072, torch.tensor(30.72))
