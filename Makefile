@@ -17,7 +17,7 @@ help:             ## list the jobs
 	@echo 'PYTHON=python3.13 after a job: the Python (3.11 or newer) of .venv; one of another version is made anew'
 report: $(READY)  ## run all notebooks and render the report; stored weights are used when they fit
 	$(BIN)/python -m helpers report
-train: $(READY)   ## the same, training every model from nothing (an hour and a half, or more, on 2 cores)
+train: $(READY)   ## the same, training every model from nothing (about 200 minutes on 2 cores)
 	$(BIN)/python -m helpers report --train
 smoke: $(READY)   ## everything from nothing with tiny settings, into a temporary folder
 	out=$$(mktemp -d || TMPDIR=/tmp mktemp -d) && $(BIN)/python -m helpers report --profile smoke --out "$$out/smoke"
@@ -32,9 +32,8 @@ quick: check      ## that, then the tests of helpers/*.py that take seconds: two
 	$(BIN)/python -m pytest -m 'not slow' $(QUICK)
 test: check       ## lint, types and so on, then every test
 	$(BIN)/python -m pytest
-clean:            ## remove .venv, caches and HTML copies of notebooks; never results, data or files of yours
+clean:            ## remove .venv and caches; never results, data or files of yours
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis vae_cifar10.egg-info
-	rm -f outs/exercise_03/notebooks/*.html
 	find helpers tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # What .venv is: its version of Python, then "pip" if it has a whole one; and the version that is asked for, if any is.

@@ -1,4 +1,4 @@
-"""Every metric for every split -> metrics.json and metrics.csv: the VAE beside the autoencoder, PCA and the mean image.
+"""Every metric -> metrics.json and metrics.csv: the VAE on every split, beside the autoencoder, PCA and the mean image.
 
 "Reconstruction" is the decoded posterior MEAN; the likelihood and every *_sample use one posterior SAMPLE per image.
 """
@@ -132,18 +132,20 @@ def likelihood(columns: Columns) -> dict[str, Estimate]:
 def evaluate_all(
     models: dict[str, Autoencoder], code: LinearCode, data: Dataset, names: Sequence[str] = SPLITS
 ) -> Results:
-    """Results by model (those given, "pca" and "mean_image") and split."""
+    """Results by model (those given, "pca" and "mean_image") and split; validation is for the VAE alone.
+
+    What was chosen by the validation images was chosen for the VAE; the others stand beside it on train and test.
+    """
     lengths = {"pca": models["vae"].latent_dim, "mean_image": 0}
-    splits = {name: data.splits[name] for name in names}
-    total = (len(models) + len(lengths)) * sum(map(len, splits.values()))
+    places = [(m, name) for m in (*models, *lengths) for name in names if m == "vae" or name != "validation"]
     results: Results = {}
-    with bar(total=total, desc="evaluating", unit=" images") as progress:
-        for model, network in models.items():
-            for name, split in splits.items():
-                results[model, name] = evaluate_model(network, split, progress.update)
-        for model, d in lengths.items():
-            for name, split in splits.items():
-                results[model, name] = evaluate_linear(code, split, d, progress.update)
+    with bar(total=sum(len(data.splits[name]) for _, name in places), desc="evaluating", unit=" images") as progress:
+        for m, name in places:
+            split, tick = data.splits[name], progress.update
+            if m in models:
+                results[m, name] = evaluate_model(models[m], split, tick)
+            else:
+                results[m, name] = evaluate_linear(code, split, lengths[m], tick)
     return results
 
 
@@ -172,7 +174,7 @@ def main(
     code = linear_code(data, path.parent, vae.latent_dim)
     data = data.limited(TRAIN_IMAGES, 0)
     results = evaluate_all(models, code, data, SPLITS if split == "all" else (split,))
-    rows, notes = answers(results, models, code, data, download=download)
+    rows, notes = answers(results, models, code, data, out, download=download)
     write_metrics(rows, provenance(data, trained, notes), out)
     print(f"wrote {out} in {time.perf_counter() - started:.0f} s")
 

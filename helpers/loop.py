@@ -7,7 +7,7 @@ random numbers, each computes its part of every batch, and gradients are average
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +15,10 @@ from torch.nn.utils import get_total_norm
 
 from .data import Augmentation, Dataset, Draws, positions, to_unit
 from .engine import Diverged, Record, Tensors, UserError, one_cycle
-from .engine.runtime import accelerator, freed_memory_kept, runtime
+from .engine.runtime import RunningMeans, accelerator, freed_memory_kept, my_part, runtime
 from .settings import Settings
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 DIVERGED = 10  # a loss of so many times the untrained network's, and of so many nats a colour value, has run away
-
-
-class RunningMeans:
-    """Sums over images of named values, in float64 and on the device, so that means weigh every image the same."""
-
-    def __init__(self, totals: Tensors | None = None, n: int = 0) -> None:
-        self.totals, self.n = totals or {}, n
-
-    def add(self, values: Tensors) -> None:
-        """Add one batch: each value is (n,), one number an image."""
-        for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0) + value.detach().double().sum()
-        self.n += len(next(iter(values.values())))
-
-    def reduced(self, accelerator: "Accelerator") -> "RunningMeans":
-        """The sums over all processes; every process must ask."""
-        n, *totals = accelerator.reduce([torch.tensor(self.n, device=accelerator.device), *self.totals.values()])
-        return RunningMeans(dict(zip(self.totals, totals, strict=True)), int(n))
-
-    def means(self, prefix: str) -> Record:
-        """The mean of every value; names start with `prefix`."""
-        return {f"{prefix}_{name}": (total / self.n).item() for name, total in self.totals.items()}
-
-
-def my_part(values: Tensors, accelerator: "Accelerator | None") -> Tensors:
-    """The rows of each tensor that are for this process; all processes together have every row once."""
-    if accelerator is None:
-        return values
-    with accelerator.split_between_processes(values) as mine:
-        return mine
 
 
 class Batch(NamedTuple):
@@ -75,7 +42,7 @@ class Training:
         self.data, self.settings = data.limited(settings.n_train, settings.n_eval), settings
         self.steps_per_epoch = math.ceil(len(self.data.train) / settings.batch_size)
         self.steps = settings.epochs * self.steps_per_epoch
-        self.runtime, self.accelerator = runtime(self.steps), accelerator()
+        self.runtime, self.accelerator = runtime(), accelerator()
         self.device = self.runtime.device
         self.model: Any = model.to(self.device).to(memory_format=torch.channels_last)
         # One generator per use: drawing more of one thing never changes another.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .engine import UserError
 from .settings import AutoencoderSettings
 
-LOGVAR_RANGE = (-14.0, 6.0)  # trained codes: about -9 to 0.5; exp() of one wild early step would end the run
+LOGVAR_RANGE = (-14.0, 6.0)  # trained codes: about -9 to -2; exp() of one wild early step would end the run
 
 
 class Posterior(NamedTuple):
@@ -61,61 +61,108 @@ class Residual(nn.Module):
         return x + self.second(nn.functional.gelu(self.first(nn.functional.gelu(x))))
 
 
+CENTRE = 0.47  # the mean of CIFAR-10's values: what a trunk subtracts, and the grey of what is hidden from it
+
+
 def normed(cin: int, cout: int, *, pool: bool = False) -> nn.Sequential:
     """3x3 convolution (-> 2x2 max-pool) -> batch norm -> GELU; halves height and width when `pool`."""
     pooling = [nn.MaxPool2d(2)] if pool else []
     return nn.Sequential(nn.Conv2d(cin, cout, 3, padding=1, bias=False), *pooling, nn.BatchNorm2d(cout), nn.GELU())
 
 
-class Encoder(nn.Module):
-    """x -> (h (n, outputs) for the code, features (n, 8w) for the classifier); w is the width, channels at 16x16.
+class Trunk(nn.Module):
+    """Images -> features (n, c) for a classifier, c the last of three numbers of channels [Jordan, airbench, 2024].
 
-    Two paths leave one stem. *What*: a max-pooled classifier. *Where*: strided convolutions, which keep more detail.
-    The code reads both; the pixels' gradient does not reach *what*, whose features it would pull away from recognition.
+    The kernels of the first layer are not trained: they are the principal directions of 2x2 patches of the training
+    images, scaled to variance one, and their negatives, so that training starts from numbers that are not correlated.
+    """
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        a, b, c = channels
+        self.patches = nn.Conv2d(3, 24, 2)  # (n, 24, 31, 31)
+        self.patches.weight.requires_grad_(False)
+        assert self.patches.bias is not None
+        nn.init.zeros_(self.patches.bias)
+        self.groups = nn.Sequential(
+            nn.Sequential(normed(24, a, pool=True), normed(a, a)),  # (n, a, 15, 15)
+            nn.Sequential(normed(a, b, pool=True), normed(b, b)),  # (n, b, 7, 7)
+            nn.Sequential(normed(b, c, pool=True), normed(c, c)),  # (n, c, 3, 3)
+        )
+
+    @torch.no_grad()
+    def whiten(self, images: Tensor, epsilon: float = 5e-4) -> None:
+        """Set the first layer from uint8 images (n, 3, 32, 32); `epsilon` bounds the gain of faint directions."""
+        parts = (nn.Unfold(2)(x.float() / 255).double().transpose(0, 1).flatten(1) for x in images[:5000].split(100))
+        products, total, n = (sum(v) for v in zip(*((p @ p.T, p.sum(1), p.shape[1]) for p in parts), strict=True))
+        variance, directions = torch.linalg.eigh((products - torch.outer(total, total / n)) / (n - 1))
+        scaled = (directions / (variance + epsilon).sqrt()).T.reshape(-1, 3, 2, 2)
+        self.patches.weight.copy_(torch.cat([scaled, -scaled]))
+
+    def stages(self, x: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
+        """The feature maps of the three groups, from 15x15 to 3x3; `hidden`, bool (n, 1, 32, 32), is not seen."""
+        seen = x if hidden is None else x.masked_fill(hidden, CENTRE)
+        maps, flow = [], nn.functional.gelu(self.patches(seen - CENTRE))
+        for group in self.groups:
+            maps.append(flow := group(flow))
+        return maps
+
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        return self.stages(x, hidden)[-1].amax((2, 3))
+
+
+def detail(cin: int, w: int) -> nn.Sequential:
+    """Images with `cin` channels -> (n, 64w): strided convolutions, which keep more of *where* than pooling does."""
+    return nn.Sequential(
+        nn.Conv2d(cin, w, 4, stride=2, padding=1),  # (n, w, 16, 16): nothing is computed at 32x32
+        nn.GELU(),
+        nn.Conv2d(w, 2 * w, 4, stride=2, padding=1),  # (n, 2w, 8, 8)
+        Residual(2 * w),
+        nn.GELU(),
+        nn.Conv2d(2 * w, 4 * w, 4, stride=2, padding=1),  # (n, 4w, 4, 4)
+        Residual(4 * w),
+        Residual(4 * w),
+        nn.GELU(),
+        nn.Flatten(),
+    )
+
+
+class Encoder(nn.Module):
+    """x -> (h (n, outputs) for the code, features (n, 8w) for the classifier); w is the width.
+
+    Two paths read the image. *What* is a trunk that recognises, *where* keeps the detail. The code reads both; the
+    pixels' gradient does not reach *what*, whose features it would pull away from recognition.
     """
 
     def __init__(self, outputs: int, w: int) -> None:
         super().__init__()
-        # (n, w, 16, 16): nothing is computed at 32x32
-        self.stem = nn.Sequential(nn.Conv2d(3, w, 4, stride=2, padding=1), nn.GELU(), normed(w, w))
-        self.what = nn.Sequential(
-            normed(w, 2 * w),  # (n, 2w, 16, 16)
-            normed(2 * w, 4 * w, pool=True),  # (n, 4w, 8, 8)
-            normed(4 * w, 4 * w),
-            normed(4 * w, 8 * w, pool=True),  # (n, 8w, 4, 4)
-            normed(8 * w, 8 * w),
-        )
-        self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())  # (n, 8w)
-        self.where = nn.Sequential(
-            nn.Conv2d(w, 2 * w, 4, stride=2, padding=1),  # (n, 2w, 8, 8)
-            Residual(2 * w),
-            nn.GELU(),
-            nn.Conv2d(2 * w, 4 * w, 4, stride=2, padding=1),  # (n, 4w, 4, 4)
-            Residual(4 * w),
-            Residual(4 * w),
-            nn.GELU(),
-            nn.Flatten(),  # (n, 64w)
-        )
-        self.to_code = nn.Linear(64 * w + 8 * w, outputs)
-
-    def stages(self, x: Tensor, hidden: Tensor | None = None) -> list[Tensor]:
-        """The feature maps of the stem and of the five stages of *what*, from 16x16 down to 4x4.
-
-        `hidden`, bool (n, 1, 32, 32), is not seen by *what*, which so learns to use every part; *where* sees all.
-        """
-        maps = [self.stem(x)]
-        seen = maps[0] if hidden is None else maps[0] * ~hidden[:, :, ::2, ::2]  # masked_fill would lose channels last
-        for stage in self.what:
-            maps.append(seen := stage(seen))
-        return maps
-
-    def outputs(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(h, features) from the feature maps of `stages`."""
-        features = self.pool(stages[-1])
-        return self.to_code(torch.cat([self.where(stages[0]), features.detach()], 1)), features
+        self.what = Trunk((2 * w, 6 * w, 8 * w))
+        self.where = detail(3, w)
+        self.to_code = nn.Sequential(nn.Linear(64 * w + 8 * w, 16 * w), nn.GELU(), nn.Linear(16 * w, outputs))
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.outputs(self.stages(x, hidden))
+        """`hidden`, bool (n, 1, 32, 32), is not seen by *what*, which so learns to use every part; *where* sees all."""
+        features = self.what(x, hidden)
+        return self.to_code(torch.cat([self.where(x), features.detach()], 1)), features
+
+
+class Correction(nn.Module):
+    """A second look: (x, its first reconstruction) -> what to add to h, (n, outputs); zero in a fresh network.
+
+    An encoder has to guess what the decoder makes of a code. This one sees it, and the error that is left: one step of
+    iterative amortised inference [Marino, Yue & Mandt, ICML 2018, sec. 4.2: encoding the errors].
+    """
+
+    def __init__(self, outputs: int, w: int) -> None:
+        super().__init__()
+        self.where = detail(6, w)
+        self.to_code = nn.Linear(64 * w, outputs)
+        for parameter in self.to_code.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        # Errors are a quarter as wide as pictures (about 0.06 and 0.25); times 8 they are seen first.
+        return self.to_code(self.where(torch.cat([y - CENTRE, 8 * (x - y)], 1)))
 
 
 class Decoder(nn.Module):
@@ -149,15 +196,18 @@ class Autoencoder(nn.Module):
     """The model of the previous exercise: the code is a point, and nothing says where codes may lie.
 
     `encoder(x, hidden)` -> (h (n, outputs_per_latent * d), features (n, f)); `decoder`: codes (n, d) -> images; `head`
-    reads features, `code_head` codes. `sigma` is the decoder's standard deviation in units of x, 0 = learned.
+    reads features, `code_head` codes; `correction(x, y)`, if there is one, improves h once it has seen what the decoder
+    makes of it. `sigma` is the decoder's standard deviation in units of x, 0 = learned.
     """
 
     outputs_per_latent = 1
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, head: nn.Linear, code_head: nn.Linear, *, sigma: float = 0.0
-    ) -> None:
+        self, encoder: nn.Module, decoder: nn.Module, head: nn.Linear, code_head: nn.Linear, *,
+        correction: nn.Module | None = None, sigma: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.correction = correction
         self.encoder, self.decoder, self.head, self.code_head = encoder, decoder, head, code_head
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma or 0.3)), requires_grad=sigma == 0)
 
@@ -165,8 +215,9 @@ class Autoencoder(nn.Module):
     def from_settings(cls, settings: AutoencoderSettings, n_classes: int) -> Self:
         """The published networks in the sizes that `settings` name."""
         d, w = settings.latent_dim, settings.width
-        encoder, decoder = Encoder(cls.outputs_per_latent * d, w), Decoder(d, w)
-        return cls(encoder, decoder, nn.Linear(8 * w, n_classes), nn.Linear(d, n_classes), sigma=settings.sigma)
+        outputs, heads = cls.outputs_per_latent * d, (nn.Linear(8 * w, n_classes), nn.Linear(d, n_classes))
+        correction = Correction(outputs, w) if settings.looks > 1 else None
+        return cls(Encoder(outputs, w), Decoder(d, w), *heads, correction=correction, sigma=settings.sigma)
 
     @property
     def latent_dim(self) -> int:
@@ -184,20 +235,23 @@ class Autoencoder(nn.Module):
         return self.log_sigma.exp()
 
     def read(self, x: Tensor, hidden: Tensor | None = None) -> Reading:
-        """Encode x once. `hidden`, which training gives, is what the classifier does not see: Encoder.stages."""
+        """Encode x once. `hidden`, which training gives, is what the classifier does not see."""
         code, features = self._encoded(x, hidden)
         return Reading(code, features, None)
 
     def _encoded(self, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the encoder gives. Raises UserError, except in training, on what is no image in [0, 1]."""
-        if not (self.training or torch.compiler.is_compiling()):
+        if not self.training:
             wanted = f"images must be a {self.log_sigma.dtype} tensor (n, 3, 32, 32) with values in [0, 1]"
             if not isinstance(x, Tensor) or x.dtype != self.log_sigma.dtype or x.shape[1:] != (3, 32, 32):
                 raise UserError(f"{wanted}, not {getattr(x, 'dtype', type(x))} {tuple(getattr(x, 'shape', ()))}")
             low, high = x.detach().aminmax() if len(x) else (0, 0)
             if not (low > -1e-3 and high < 1 + 1e-3):  # also where one is NaN; rounding is forgiven
                 raise UserError(f"{wanted}, not from {low:.4g} to {high:.4g}; helpers.data.to_unit scales 0..255")
-        return self.encoder(x, hidden)
+        h, features = self.encoder(x, hidden)
+        if self.correction is not None:
+            h = h + self.correction(x, self.decoder(h[:, : self.latent_dim]))
+        return h, features
 
     def forward(self, x: Tensor, eps: Tensor | None = None, hidden: Tensor | None = None) -> Output:
         """Encode and decode x. `eps` is not used: there is no noise in an autoencoder."""

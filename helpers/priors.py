@@ -92,9 +92,8 @@ def load_or_fit_densities(
     wanted = {"kind": "densities", "seed": seed, "n": len(labels), **provenance}
     tensors, _ = cached(path, wanted, fitted, fresh=fresh)
     parts = {name: values.double() for name, values in tensors.items()}
-    return mixture_of(**within(parts, "mixture")), list(
-        zip(parts["classes.means"], parts["classes.factors"], strict=True)
-    )
+    classes = zip(parts["classes.means"], parts["classes.factors"], strict=True)
+    return mixture_of(**within(parts, "mixture")), list(classes)
 
 
 def mixture_of(weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixture:

@@ -25,7 +25,7 @@ Length = Annotated[int, Field(ge=1, le=3072)]  # numbers of a code; more than th
 Square = Annotated[int, Field(ge=0, le=32)]
 Shift = Annotated[int, Field(ge=0, le=31)]  # of a whole image nothing would be left to reflect
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Width = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]  # channels at 16x16; deeper stages are multiples of it
+Width = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]  # channels of the first layers, or a part of them
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 
@@ -48,7 +48,7 @@ class Settings(BaseModel):
     n_train: Count = 0  # images used for training; 0 = all
     n_eval: Count = 0  # images used of validation and of test; 0 = all
     width: Width = 32
-    epochs: Positive = 30
+    epochs: Positive = 22
     batch_size: Annotated[int, Field(ge=2, le=LARGEST)] = 256  # images of a step, over all processes
     lr: Rate = 2e-3  # peak of the one-cycle schedule
     translate: Shift = 3  # pixels of random shift during training
@@ -102,13 +102,12 @@ class NetworkSettings(Settings):
 
 
 class JudgeSettings(NetworkSettings):
-    """The judge of samples: another seed and another network than what it judges; only its logits are trained."""
+    """The judge of samples: another seed and other channels than what it judges, and cross-entropy alone."""
 
     model: Literal["judge"] = "judge"
-    width: Width = 48
-    epochs: Positive = 25
-    weight_decay: Weight = 0.01
-    muon_rate: Weight = 5.0
+    width: Width = 64
+    epochs: Positive = 18
+    muon_rate: Weight = 8.0
     label_smoothing: Smoothing = 0.2
     translate: Shift = 2
     cutout: Square = 8
@@ -119,7 +118,10 @@ class AutoencoderSettings(NetworkSettings):
     """The model of the previous exercise, with two classifiers."""
 
     model: Literal["autoencoder"] = "autoencoder"
-    epochs: Positive = 8
+    epochs: Positive = 22
+    cutout: Square = 12
+    looks: Annotated[int, Field(ge=1, le=2)] = 2  # 2: the encoder corrects its code once it has seen what it decodes to
+    what_rate: Weight = 3.0  # the learning rate of Muon for the path that recognises, in units of lr
     latent_dim: Length = 128
     sigma: Weight = 0.0  # decoder standard deviation in pixel units; 0 = learned
     sigma_rate: Weight = 20.0  # the learning rate of log sigma, in units of lr: one number with a long way to go
@@ -135,8 +137,6 @@ class VAESettings(AutoencoderSettings):
     """The published model."""
 
     model: Literal["vae"] = "vae"  # type: ignore[assignment]
-    epochs: Positive = 30
-    cutout: Square = 12
     beta: Weight = 1.0  # weight of the rate in the objective; 1 is the ELBO
     warmup_epochs: Weight = 1.0  # the weight of the rate rises linearly from 0 over these
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .data import Augmentation, Dataset, batches
 from .engine import Record, Tensors, sha256_of_file, weights_path
-from .loop import Batch, RunningMeans, Training
+from .engine.runtime import RunningMeans
+from .loop import Batch, Training
 from .models import VAE, Decoder
 from .run import History, OnStep, Watch, load_or_train, load_vae, train
 from .settings import SharpSettings
@@ -55,7 +56,7 @@ class SharpTrainer(Training):
     def __init__(self, decoder: Decoder, data: Dataset, settings: SharpSettings, *, vae: VAE) -> None:
         decoder.load_state_dict(vae.decoder.state_dict())  # it starts as the mean decoder
         self.vae = vae.eval().requires_grad_(False)
-        self.encoder: Any = self.vae.encoder
+        self.trunk: Any = self.vae.encoder.what
         with torch.random.fork_rng(devices=[]):  # the critic's first weights depend on the seed alone
             torch.manual_seed(settings.seed)
             pair = nn.ModuleDict({"decoder": decoder, "critic": Critic(settings.width)})
@@ -76,10 +77,10 @@ class SharpTrainer(Training):
         """The parts of the decoder's loss on images x, each (n,), and what it made of their codes."""
         with self.runtime.autocast():
             with torch.no_grad():
-                truth = self.encoder.stages(x)
-                z = self.vae.posterior(self.encoder.outputs(truth)[0]).sample(eps)
+                truth = self.trunk.stages(x)
+                z = self.vae.encode(x).sample(eps)
             made = self.decoder(z).float()
-            feature = feature_distance(self.encoder.stages(made), truth)
+            feature = feature_distance(self.trunk.stages(made), truth)
             opinion = self.model["critic"](made).float().mean((1, 2, 3))
         return {"pixel": (made - x).abs().mean((1, 2, 3)), "feature": feature, "critic": -opinion}, made
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from .data import Augmentation, Dataset, Split, batches
 from .engine import CHECKPOINT_SECONDS, Checkpointer, Muon, Record, Tensors
-from .loop import Batch, RunningMeans, Training, my_part
+from .engine.runtime import RunningMeans, my_part
+from .loop import Batch, Training
 from .losses import loss_terms, total_objective
-from .models import Output
+from .models import Output, Trunk
 from .settings import AutoencoderSettings, NetworkSettings, Settings, VAESettings
 
 if TYPE_CHECKING:
@@ -53,28 +54,30 @@ class Trainer(Training):
 
     def __init__(self, model: Any, data: Dataset, settings: NetworkSettings) -> None:
         augmentation = Augmentation(settings.translate, settings.flip, settings.cutout)
+        for trunk in (module for module in model.modules() if isinstance(module, Trunk)):
+            trunk.whiten(data.train.images)
         super().__init__(model, data, settings, augmentation, model.latent_dim)
         self.weights = settings.weights  # of the terms of the objective
-        self.compiled = torch.compile(self.objective, dynamic=False) if self.runtime.compile else self.objective
 
     def make_optimisers(self) -> list[torch.optim.Optimizer]:
         """AdamW, and Muon for inner layers when it is asked for; biases, norms and sigma are not decayed."""
         s = self.settings
-        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        # Muon's even update suits maps between many features; the heads and tiny first layers keep AdamW.
-        inner = [p for name, p in trained if p.ndim > 1 and min(p.flatten(1).shape) > 16 and "head" not in name]
-        inner = inner if s.muon_rate else []
-        known = {id(p) for p in inner}
-        rest = [p for _, p in trained if id(p) not in known]
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        # Muon's even update suits maps between many features; the heads and layers with a fan of 16 or less keep AdamW.
+        wide = [name for name, p in trained.items() if p.ndim > 1 and min(p.flatten(1).shape) > 16]
+        inner = [name for name in wide if "head" not in name] if s.muon_rate else []
+        rest = [p for name, p in trained.items() if name not in inner]
+        sigma_rate, what_rate = (s.sigma_rate, s.what_rate) if isinstance(s, AutoencoderSettings) else (1.0, 1.0)
         groups: list[dict[str, Any]] = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": s.weight_decay, "rate": 1},
             {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0, "rate": 1},
+            {"params": [p for p in rest if p.ndim == 0], "weight_decay": 0.0, "rate": sigma_rate},
         ]
-        sigma_rate = s.sigma_rate if isinstance(s, AutoencoderSettings) else 1.0
-        groups.append({"params": [p for p in rest if p.ndim == 0], "weight_decay": 0.0, "rate": sigma_rate})
         optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=s.lr, fused=True)]
-        if inner:
-            optimisers.append(Muon([{"params": inner, "rate": s.muon_rate}], weight_decay=s.weight_decay))
+        for recognises, rate in ((False, s.muon_rate), (True, what_rate)):
+            chosen = [trained[name] for name in inner if name.startswith("encoder.what.") == recognises]
+            if chosen:
+                optimisers.append(Muon([{"params": chosen, "rate": rate}], weight_decay=s.weight_decay))
         return optimisers
 
     def objective(self, batch: Batch, beta: Tensor) -> tuple[Tensor, Tensors]:
@@ -89,13 +92,11 @@ class Trainer(Training):
         """One update of the weights; returns what the record keeps of the images, each (n,)."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        # Only full batches run compiled: a second shape would be compiled a second time.
-        objective = self.compiled if len(batch.labels) == self.settings.batch_size else self.objective
         beta = torch.tensor(self.beta(self.step_number), device=self.device)
         kept, parts = [], self.parts(batch)
         for number, part in enumerate(parts, 1):
             with self.accelerator.no_sync(self.network) if number < len(parts) else nullcontext():
-                loss, values = objective(part, beta)
+                loss, values = self.objective(part, beta)
                 self.check(loss, values)
                 self.accelerator.backward(loss * (len(part.labels) / len(batch.labels)))
             kept.append(values)

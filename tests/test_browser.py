@@ -286,23 +286,6 @@ def test_a_figure_grows_without_blur_and_the_page_prints(rendered: Watched) -> N
     page.emulate_media(media="screen")
 
 
-def test_every_notebook_is_a_page_that_asks_for_nothing(browser: Any, smoke: Path) -> None:
-    pages = sorted((smoke / "notebooks").glob("*.html"))
-    assert len(pages) == len(list((smoke / "notebooks").glob("*.ipynb"))) == 7
-    for path in pages:
-        with opened(browser, path, viewport=PHONE, color_scheme="dark") as watched:
-            page = watched.page
-            assert not watched.asked and not watched.errors, path.name
-            shown = page.evaluate("() => [...document.images].map((image) => [image.naturalWidth, image.alt.length])")
-            assert all(width and alt > 20 for width, alt in shown), path.name
-            assert page.locator("h1").count() == 1 and "$" not in page.locator("p").all_inner_texts()
-            assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), path.name
-    with opened(browser, pages[2]) as watched:
-        assert watched.page.locator("math").count() > 5 and not violations(watched.page)
-    with opened(browser, pages[6]) as watched:  # sliders became their still picture
-        assert watched.page.locator("img[alt^='A still picture']").count() == 2
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
     """(address, token, folder) of a JupyterLab for this machine only, with folders of its own."""

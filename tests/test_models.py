@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.data import Dataset, to_unit
 from helpers.losses import Elbo, loss_terms
-from helpers.models import VAE, Autoencoder, Posterior
+from helpers.models import VAE, Autoencoder, Posterior, Trunk
 from helpers.run import build_model
 from helpers.settings import profile_settings
 
@@ -42,6 +43,29 @@ def test_the_gradient_of_the_pixels_does_not_reach_the_classifier_path() -> None
     terms = loss_terms(model(x), x, torch.arange(8), model.log_sigma)
     Elbo(terms["distortion"], terms["rate"]).objective().backward()
     assert gradient_norm(model, "encoder.what") == 0 and gradient_norm(model, "encoder.where") > 0
+
+
+def test_a_fresh_correction_changes_nothing_and_a_trained_one_sees_the_error_that_is_left() -> None:
+    model, x = build_model(SMALL, 10).eval(), torch.rand(4, 3, 32, 32)
+    plain = VAE(model.encoder, model.decoder, model.head, model.code_head).eval()
+    with torch.no_grad():
+        assert torch.equal(model.encode(x).mu, plain.encode(x).mu)
+        torch.nn.init.normal_(model.correction.to_code.weight, std=0.1)
+        first, y = plain.encode(x).mu, plain.decode(plain.encode(x).mu)
+        assert torch.allclose(model.encode(x).mu, first + model.correction(x, y)[:, : model.latent_dim])
+        assert not torch.allclose(model.encode(x).mu, first)
+
+
+def test_the_first_layer_of_a_trunk_whitens_patches_and_is_not_trained(photos: Dataset) -> None:
+    trunk = Trunk((8, 8, 8))
+    trunk.whiten(photos.train.images)
+    with torch.no_grad():
+        seen = trunk.patches(to_unit(photos.train.images)).transpose(0, 1).flatten(1)  # (24, patches)
+    variance = seen[:12].cov().double()
+    strong = variance.diag() > 0.9  # the noise of faint directions is not blown up
+    assert strong.sum() >= 3 and (variance.diag() < 1.01).all()
+    assert (variance - variance.diag().diag()).abs().max() < 0.02 and torch.allclose(seen[:12], -seen[12:], atol=1e-5)
+    assert [name for name, p in trunk.named_parameters() if not p.requires_grad] == ["patches.weight"]
 
 
 def test_a_fixed_sigma_stays_fixed_and_a_learned_one_learns() -> None:

@@ -76,7 +76,7 @@ def test_the_judge_learns_and_takes_no_part_in_a_vae(photos: Dataset, tmp_path: 
     _, history = train(photos, settings, tmp_path)
     assert history.records[-1]["validation_accuracy"] > 0.2
     stored, _ = load_model(weights_path(tmp_path, "judge"))
-    assert stored.features(to_unit(photos.test.images[:2])).shape == (2, 256)
+    assert stored.features(to_unit(photos.test.images[:2])).shape == (2, 32)
     assert profile_settings("full", "judge").seed != profile_settings().seed
     root = Path(helpers.__file__).parent
     for module in ("losses", "data", "models"):

@@ -76,17 +76,6 @@ def test_a_checkpoint_of_other_settings_is_refused(photos: Dataset, tiny: Settin
         next(fit(build_model(other, 10), photos, other, checkpoint))
 
 
-@pytest.mark.parametrize("kind", ["vae", "autoencoder", "judge"])
-def test_the_objective_can_be_compiled_as_one_graph(kind: str, photos: Dataset) -> None:
-    sizes = {"n_train": 20, "n_eval": 20, "batch_size": 20, "width": 8}
-    settings = profile_settings("smoke", kind, "photos", cutout=6, **sizes)
-    trainer = Trainer(build_model(settings, 10), photos, settings)
-    batch, beta = trainer.draw(torch.arange(20)), torch.tensor(0.5)
-    compiled = torch.compile(trainer.objective, backend="eager", fullgraph=True, dynamic=False)
-    trainer.model.eval()
-    assert compiled(batch, beta)[0].item() == pytest.approx(trainer.objective(batch, beta)[0].item(), rel=1e-4)
-
-
 def test_a_new_kind_of_model_trains_by_the_recipe(photos: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     class TinySettings(NetworkSettings):
         model: Literal["tiny"] = "tiny"
@@ -125,6 +114,6 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_batch(photos: Dataset) -> No
         trainer.model.eval()
         trainer.move = lambda optimisers: None
         trainer.step(trainer.draw(torch.arange(50)))
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad]))
     assert torch.allclose(*gradients, atol=0.02 * gradients[0].abs().max().item())
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()

@@ -12,18 +12,24 @@ import torch
 from torch import Tensor
 
 
+def _polynomial(gram: Tensor) -> Tensor:
+    factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)  # b G + c G^2
+    factor.diagonal().add_(3.4445)  # + a I
+    return factor
+
+
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     """About U V^T for matrix = U S V^T, (m, n): a x + b x^3 + c x^5, repeated, sends (0, 1] to roughly [0.7, 1.2]."""
-    a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
     # x becomes P x with P = a I + b G + c G^2 and G = x x^T. All the P are polynomials of the first G, so they commute
     # and G becomes P G P: the iteration needs only the small side, and the long one enters twice instead of ten times.
-    gram, one = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
-    whole = one
-    for _ in range(steps):
-        factor = a * one + b * gram + c * gram @ gram
-        whole, gram = factor @ whole, factor @ gram @ factor
+    gram = x @ x.T
+    whole = factor = _polynomial(gram)
+    for _ in range(steps - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        whole = factor @ whole
     return whole @ x if matrix.shape[0] <= matrix.shape[1] else (whole @ x).T
 
 

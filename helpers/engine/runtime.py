@@ -1,4 +1,4 @@
-"""Where a run computes: processes, device, number format, memory; and what a reader must know to judge a time."""
+"""Where a run computes: processes, device, number format, memory; what a reader must know to judge a time."""
 
 import ctypes
 import os
@@ -10,34 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .checkpoint import Record
 from .errors import UserError
+from .sealed import Tensors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-COMPILE_FROM_STEPS = 1500  # compiling costs about a minute, which a short run never earns back
 _open_blocks = 0  # of freed_memory_kept: only the outermost gives memory back
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The one place that decides device, number format and compilation."""
+    """The one place that decides device and number format."""
 
     device: torch.device
     bf16: bool
-    compile: bool
 
     def autocast(self) -> torch.autocast:
         """Products of bf16 numbers in training, where the hardware multiplies them; weights and sums stay float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 
-def runtime(steps: int = 0) -> Runtime:
-    """A GPU where there is one (for each process one), with torch.compile for one process and runs of many steps."""
+def runtime() -> Runtime:
+    """A GPU where there is one, for each process one."""
     alone = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = accelerator().device if launched() > 1 else alone
-    gpu = device.type != "cpu"
-    return Runtime(device, gpu or cpu_has_bf16(), gpu and launched() == 1 and steps >= COMPILE_FROM_STEPS)
+    return Runtime(device, device.type != "cpu" or cpu_has_bf16())
 
 
 def launched() -> int:
@@ -62,6 +61,36 @@ def cpu_has_bf16() -> bool:
     """Does this CPU multiply bf16 numbers itself? Emulating them (AVX-512 alone) is slower than float32."""
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for it
     return any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
+class RunningMeans:
+    """Sums over images of named values, in float64 and on the device, so that means weigh every image the same."""
+
+    def __init__(self, totals: Tensors | None = None, n: int = 0) -> None:
+        self.totals, self.n = totals or {}, n
+
+    def add(self, values: Tensors) -> None:
+        """Add one batch: each value is (n,), one number an image."""
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach().double().sum()
+        self.n += len(next(iter(values.values())))
+
+    def reduced(self, accelerator: "Accelerator") -> "RunningMeans":
+        """The sums over all processes; every process must ask."""
+        n, *totals = accelerator.reduce([torch.tensor(self.n, device=accelerator.device), *self.totals.values()])
+        return RunningMeans(dict(zip(self.totals, totals, strict=True)), int(n))
+
+    def means(self, prefix: str) -> Record:
+        """The mean of every value; names start with `prefix`."""
+        return {f"{prefix}_{name}": (total / self.n).item() for name, total in self.totals.items()}
+
+
+def my_part(values: Tensors, accelerator: "Accelerator | None") -> Tensors:
+    """The rows of each tensor that are for this process; all processes together have every row once."""
+    if accelerator is None:
+        return values
+    with accelerator.split_between_processes(values) as mine:
+        return mine
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Equipment for experiments: many runs, peers, speed and cost. No notebook needs it."""
+"""Equipment for experiments: many runs, peers, speed and cost. None of the seven notebooks needs it."""

@@ -6,6 +6,7 @@ notebook in OUT, is there with the same settings is not repeated; what a dying w
 Only validation images are looked at. Small runs rank ideas; they predict no final numbers.
 """
 
+import base64
 import csv
 import io
 import json
@@ -14,23 +15,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import papermill
 import torch
 from papermill import iorw
+from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
 from typer import Option
 
-from ..data import Dataset
+from ..data import Dataset, in_batches
 from ..engine import ROOT, Record, UserError, cannot_write, did_you_mean, environment, results_folder, write_whole
 from ..engine.kernels import execute_notebook, sha256_of_package
 from ..evaluate import evaluate_model
-from ..measure.rows import read_rows
+from ..measure.rows import file_word, pictures_path, read_rows
+from ..models import Autoencoder
 from ..run import build_model
 from ..settings import Settings, out_dir, profile_settings, settings_class
+from ..show.images import pixels
+from ..show.theme import image_file
 from ..sources import load_data
 from ..training import fit
 
-DESIGN_LOOP = Path(__file__).with_name("design_loop.json")  # four epochs on all training images each
+DESIGN_LOOP = Path(__file__).with_name("design_loop.json")  # five epochs on all training images each
 NOTEBOOK = Path(__file__).with_name("experiment.ipynb")
 MEASURED = ("psnr_pooled", "rate", "distortion", "bpd", "active_units", "accuracy", "code_accuracy", "sigma")
 Name = Annotated[str, Field(coerce_numbers_to_str=True)]
@@ -67,8 +74,7 @@ def grid_jobs(path: str | Path, out: str, threads: int) -> list[Job]:
                 raise UserError(f"there is no run {parent!r} before it.{did_you_mean(parent, settings)}")
         except UserError as error:
             raise UserError(f"{path}, run {name!r}: {error}") from None
-        word = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
-        target = f"{out.rstrip('/')}/{word}.ipynb"
+        target = f"{out.rstrip('/')}/{file_word(name)}.ipynb"
         if target in jobs:
             raise UserError(f"{path}: another run has the file name of {name!r}; give it another name")
         jobs[target] = Job(name, labels, settings[name].as_dict(), target, threads, sha256_of_package())
@@ -94,12 +100,20 @@ def run_experiment(
     model = build_model(settings, len(data.class_names))
     for record in fit(model, data, settings):
         watch(record)
-    part = data.limited(settings.n_train, settings.n_eval).validation
-    metrics, machine = evaluate_model(model, part).metrics, environment()
+    seen = data.limited(settings.n_train, settings.n_eval)
+    metrics, machine = evaluate_model(model, seen.validation).metrics, environment()
     row = {column: f"{metrics[column].value:.5g}" if column in metrics else "" for column in MEASURED}
-    row |= {"seconds": f"{record['seconds']:.0f}", "seed": str(settings.seed), "n_validation": str(len(part))}
+    row |= {"seconds": f"{record['seconds']:.0f}", "seed": str(settings.seed)}
+    row |= {"n_train": str(len(seen.train)), "n_validation": str(len(seen.validation))}
     row |= {column: str(machine[column]) for column in ("torch", "device", "threads")}
-    return row | {"settings": json.dumps(settings.as_dict())}
+    return row | {"settings": json.dumps(settings.as_dict()), "pictures": pictures(model, seen.validation.images[:8])}
+
+
+def pictures(model: Autoencoder, images: Tensor) -> str:
+    """Uint8 images (n, 3, 32, 32) and, below each, what the model makes of it, as a PNG in base64."""
+    decoded = in_batches(lambda x: model.decode(model.code(x)), images, model.device)
+    rows = [np.concatenate(list(pixels(row)), axis=1) for row in (images, decoded)]
+    return base64.b64encode(image_file(Image.fromarray(np.concatenate(rows)), "PNG", optimize=True)).decode()
 
 
 def execute(one: Job) -> Cells:
@@ -145,11 +159,15 @@ def on_cluster(jobs: list[Job], scheduler: str) -> Iterator[tuple[Job, Cells]]:
 
 
 def write_table(path: str, rows: list[Cells]) -> None:
-    """Rows as a .csv, whole or not at all; `path` may be a URL that papermill knows."""
+    """Rows as a .csv, whole or not at all, beside it the pictures of each run; `path` may be a URL (no pictures)."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    columns = [column for column in rows[0] if column != "pictures"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
+    for row in rows if "://" not in path else []:
+        if "pictures" in row:  # one that was in the table already has its file
+            write_whole(pictures_path(Path(path), row["name"]), base64.b64decode(row["pictures"]))
     if "://" in path:
         iorw.papermill_io.write(text.getvalue(), path, [".csv"])
     else:

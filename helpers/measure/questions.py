@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from ..models import VAE, Autoencoder, Posterior
 from . import latents, metrics
 from .linear import LinearCode
 from .metrics import Estimate
-from .rows import SEED, Row, matrix, rows_of, vector
+from .rows import SEED, Row, kept_rows, matrix, rows_of, vector
 from .shifts import CORRUPTIONS, SEVERITIES, file_bits, foreign_sets, made_sets, outlier_scores
 
 LATENT_IMAGES = 5000  # the same for every split: the mutual information that can be seen ends at log n
@@ -50,9 +52,13 @@ Results = dict[tuple[str, str], SplitResult]  # by model and split
 
 
 def answers(
-    results: Results, models: dict[str, Autoencoder], code: LinearCode, data: Dataset, *, download: bool = False
-) -> tuple[list[Row], dict[str, dict[str, Any]]]:
-    """The rows of all questions that the evaluated splits allow, with a progress bar, and notes by question."""
+    results: Results, models: dict[str, Autoencoder], code: LinearCode, data: Dataset, earlier: Path, *,
+    download: bool = False,
+) -> tuple[list[Row], dict[str, dict[str, Any]]]:  # fmt: skip
+    """The rows of all questions that the evaluated splits allow, with a progress bar, and notes by question.
+
+    Of a foreign set that is not at hand, those of an `earlier` metrics.json of the same model stay.
+    """
     questions = [partial(summary, results), partial(by_class, results, data), partial(spectrum, results)]
     questions += [partial(confusion, results, data), partial(latent, results)]
     notes: dict[str, dict[str, Any]] = {}  # what a question says beside its rows
@@ -61,7 +67,8 @@ def answers(
     if isinstance(vae, VAE) and all(("vae", split) in results for split in SPLITS):
         usual = results["vae", "validation"].columns["bpd"].mean().item()
         foreign, missing = foreign_sets(IMAGES, download=download)
-        notes = {"out_of_distribution": {"missing": missing}, "probe": {"n_train": len(data.train)}}
+        today = dict.fromkeys(foreign, datetime.now(UTC).date().isoformat())
+        notes = {"out_of_distribution": {"missing": missing, "measured": today}, "probe": {"n_train": len(data.train)}}
         questions += [partial(gaps, results), partial(calibration, results, data)]
         questions += [partial(probe, results, code, data, vae.latent_dim), partial(bound, vae, code, data.test)]
         outside = partial(out_of_distribution, vae, data.test, usual, foreign)
@@ -72,9 +79,8 @@ def answers(
             progress.set_description(name)
             rows += question()
             notes[name] = {"about": question.func.__doc__.strip()} | notes.get(name, {})
-    for line in missing:
-        print(line)
-    return rows, notes
+    print("".join(f"{line}\n" for line in missing), end="")
+    return rows + kept_rows(earlier, rows, notes), notes
 
 
 def summary(results: Results) -> Iterator[Row]:
@@ -144,7 +150,7 @@ def latent(results: Results) -> Iterator[Row]:
 def gaps(results: Results) -> Iterator[Row]:
     """Overfitting in numbers: first split minus second; variances add up; n is that of the smaller split."""
     for model in dict.fromkeys(model for model, _ in results):
-        for first, second in PAIRS:
+        for first, second in (pair for pair in PAIRS if all((model, split) in results for split in pair)):
             a, b = results[model, first], results[model, second]
             known = [name for name, value in a.metrics.items() if value.stderr is not None]
             differences = {name: a.metrics[name].minus(b.metrics[name]) for name in known}
@@ -156,7 +162,7 @@ def calibration(results: Results, data: Dataset) -> Iterator[Row]:
     labels = data.test.labels
     for (model, split), result in results.items():
         for head, column in HEADS.items():
-            if split != "test" or column not in result.columns:
+            if split != "test" or column not in result.columns or (model, "validation") not in results:
                 continue
             seen = results[model, "validation"].columns[column]
             temperature = metrics.fit_temperature(seen, data.validation.labels)
@@ -220,7 +226,7 @@ def log_weights(vae: VAE, images: Tensor, samples: int) -> Tensor:
 
 
 def corruptions(vae: VAE, test: Split) -> Iterator[Row]:
-    """Five corruptions of CIFAR-10-C (Hendrycks & Dietterich 2019) at five severities, made here; posterior mean."""
+    """Five corruptions of CIFAR-10-C (Hendrycks & Dietterich 2019) at three severities, made here; posterior mean."""
     some = test.head(IMAGES)
     clean, sets = to_unit(some.images), {"clean.": some.images}
     for kind, corrupt in CORRUPTIONS.items():

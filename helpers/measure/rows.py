@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,7 +104,7 @@ class Table:
 
 
 def provenance(data: Dataset, trained: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """How the rows came about: data, what `load_model` gives, notes by question; without dates and durations."""
+    """How the rows came about: data, what `load_model` gives, notes by question; without durations."""
     origin = {"dataset": data.name, "notice": data.notice, "seed": SEED, "environment": environment()}
     run = {name: value for name, value in trained["run"].items() if name not in TIMES}
     return origin | {"settings": trained["settings"], "training_run": run, "notes": notes}
@@ -126,15 +127,35 @@ def load(path: Path) -> tuple[Table, dict[str, Any]]:
     return Table(Row(*row) for row in rows), content
 
 
+def kept_rows(path: Path, rows: list[Row], notes: dict[str, dict[str, Any]]) -> list[Row]:
+    """What an earlier metrics.json at `path` says of foreign sets that are not at hand now.
+
+    Nothing, if its model finds other bits in the test images. `notes` then name the days of these sets too.
+    """
+    question, place = "out_of_distribution", "test.bpd"
+    note = notes.get(question)
+    try:
+        before, origin = load(path)
+    except UserError:  # none yet, or a damaged one, which is written anew
+        return []
+    days = origin.get("notes", {}).get(question, {}).get("measured", {})
+    if not (note and days) or abs(before.value(place, question) - Table(rows).value(place, question)) > 5e-4:
+        return []
+    days = {name: day for name, day in days.items() if name not in note["measured"]}
+    note["measured"] |= days
+    note["missing"] = [line for line in note["missing"] if line.split()[0] not in days]
+    return [row for row in before.rows if row.question == question and row.metric.partition(".")[0] in days]
+
+
 # experiments.csv: the runs that differ in the weight of both class terms only, and those that differ in the seed only.
-BASE = "sigma learned"
+BASE = "VAE"
 CLASS_WEIGHTS = {0: "no class terms", 10: "low class weights", 100: BASE, 500: "high class weights"}
 SEEDS = (BASE, "seed 1", "seed 2")
-# peers.json: title of a column, whose arrow says which way is better -> its number of a model (None: it has none).
+# peers.json: title of a column, whose arrow, if any, says which way is better -> its number (None: none).
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "PSNR (dB) ↑": lambda peer: peer["psnr_pooled"],
     "bits/dim, calibrated ↓": lambda peer: peer.get("calibrated_bpd"),
-    "rate (nats) ↓": lambda peer: peer.get("rate"),
+    "rate (nats)": lambda peer: peer.get("rate"),
     "linear probe (%) ↑": lambda peer: 100 * peer["probe_accuracy"],
     "Frechet, reconstructions ↓": lambda peer: peer["frechet"]["reconstructions"],
     "Frechet, best samples ↓": lambda peer: min(peer["frechet"]["N(0, I)"], peer["frechet"]["mixture"]),
@@ -148,6 +169,16 @@ def read_rows(path: Path) -> dict[str, dict[str, str]]:
     return {row["name"]: row for row in csv.DictReader(path.open(encoding="utf-8"))} if path.is_file() else {}
 
 
+def file_word(name: str) -> str:
+    """The name of a run as that of a file."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+
+
+def pictures_path(table: Path, name: str) -> Path:
+    """Where the pictures of a run of an experiments.csv lie: eight validation images, and what it makes of them."""
+    return table.with_name("experiments") / f"{file_word(name)}.png"
+
+
 def by_column(peers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """{title: {model: number}}, without the models that have no such number."""
     table = {title: {name: number(peer) for name, peer in peers.items()} for title, number in COLUMNS.items()}
@@ -155,6 +186,6 @@ def by_column(peers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, flo
 
 
 def first_in(columns: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """{title: the model that is first}."""
-    best = {title: max if title.endswith("↑") else min for title in columns}
-    return {title: best[title](numbers, key=numbers.__getitem__) for title, numbers in columns.items()}
+    """{title: the model that is first}, of the columns of which one end is better."""
+    best = {title: max if title.endswith("↑") else min for title in columns if title[-1] in "↑↓"}
+    return {title: choose(columns[title], key=columns[title].__getitem__) for title, choose in best.items()}

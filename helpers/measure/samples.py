@@ -39,10 +39,9 @@ def seed_spread(
     """The Frechet distances of every sampler (images by seed), by name; kept at `path` for the same `provenance`."""
 
     def compute() -> dict[str, Any]:
-        spread = {}
-        for name, sample in bar(samplers.items(), "further seeds"):
-            spread[name] = [frechet_distance(judge_images(judge, sample(seed))[0], real) for seed in seeds]
-        return {"frechet": spread}
+        seen = ((name, [judge_images(judge, sample(seed))[0] for seed in seeds]) for name, sample in samplers.items())
+        every = bar(seen, "further seeds", len(samplers))
+        return {"frechet": {name: [frechet_distance(features, real) for features in sets] for name, sets in every}}
 
     return cached_json(path, {**provenance, "seeds": seeds, "samplers": list(samplers)}, compute)["frechet"]
 

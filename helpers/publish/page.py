@@ -83,11 +83,10 @@ def web_picture(png: bytes) -> tuple[str, tuple[int, int]]:
         return f"data:image/{files[content]};base64,{base64_of(content)}", image.size
 
 
-def embedded(png: bytes, alt: str, *, enlargeable: bool = False) -> str:
-    """An <img> with the picture inside; a click may enlarge it."""
+def embedded(png: bytes, alt: str) -> str:
+    """An <img> with the picture inside."""
     source, size = web_picture(png)
-    text = Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(source, *size, alt)
-    return BUTTON.format(text) if enlargeable else text
+    return Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(source, *size, alt)
 
 
 def picture_bytes(base: Path, token: Token) -> bytes:
@@ -132,7 +131,7 @@ class Page:
         html = html.replace("<table>", '<div class="wide" tabindex="0" role="region" aria-label="Table"><table>')
         return html.replace("</table>", "</table></div>")
 
-    def whole(self, body: str, *, css: str = "", **parts: str) -> str:
+    def whole(self, body: str, **parts: str) -> str:
         """The page around a body, with each part in the place of `<!-- NAME -->`. UserError: not self-contained."""
         headings = HEADING.findall(body)  # (level, anchor, text)
         body = body.replace("<pre>", '<pre tabindex="0">')  # it may scroll, so the keyboard must reach it
@@ -144,7 +143,7 @@ class Page:
         for name, part in parts.items():
             body = body.replace(f"<!-- {name} -->", part)
         title = Markup(next((text for level, _, text in headings if level == "1"), "Report")).striptags()
-        page = TEMPLATES.get_template("page.html.j2").render(title=title, body=Markup(body), css=Markup(css))
+        page = TEMPLATES.get_template("page.html.j2").render(title=title, body=Markup(body))
         check_offline(page)
         return page
 

@@ -23,7 +23,6 @@ from ..engine.files import EXERCISE, ROOT, cannot_write, home, results_folder
 from ..engine.kernels import execute_notebook
 from ..settings import Profile, profile_settings
 from ..sources import load_data
-from . import notebook_page
 from .compare import compare
 from .plan import NOTEBOOKS, PROMISED, Unfinished, check_promises, key_of, notebook_path
 from .report import build
@@ -204,9 +203,7 @@ def remaining(names: list[str], folder: Path, given: dict[str, Any]) -> str:
 
 
 def publish(dataset: str, folder: Path) -> None:
-    """Render notebooks and report of this run; after one on photos, also the CIFAR-10 report from committed results."""
-    pages = notebook_page.export_all(folder)
-    print(f"{len(pages)} notebooks as pages: {shown(folder / 'notebooks')}/*.html")
+    """Render the report of this run; after one on photos, also the CIFAR-10 report from committed results."""
     if missing := [name for name, files in PROMISED.items() if not all((folder / file).is_file() for file in files)]:
         print(f"no report: {folder} has not the results of {', '.join(missing)}")
         return

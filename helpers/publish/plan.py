@@ -12,7 +12,7 @@ NOTEBOOKS = ROOT / "notebooks"
 # What each notebook, in the order of running, must leave in the output folder.
 PROMISED: dict[str, tuple[str, ...]] = {
     "01_data_exploration": ("data.json", "class_examples.png", "pca_spectrum.png", "near_duplicates.png"),
-    "02_autoencoder": ("autoencoder.safetensors", "autoencoder_history.json", "autoencoder_noise.png"),
+    "02_autoencoder": ("autoencoder.safetensors", "autoencoder_history.json", "architecture.json", "architecture.png"),
     "03_vae_training": ("vae.safetensors", "vae_history.json", "loss_plot.png", "sigma_failure.png", "mistakes.png"),
     "04_evaluation": (
         "metrics.json", "metrics.csv", "metrics.png", "error_spectrum.png", "by_class.png", "bits_per_dimension.png",

@@ -53,7 +53,7 @@ def class_plot(table: Table, model: str = "vae", split: str = "test") -> Figure:
         axis.errorbar(drawn.value, named.value, fmt=marker, color=colour, ms=8, lw=1, label=name, **errors)
         if min(rank, len(order) - 1 - rank) < 5:  # of many classes those are named that are recognised best and worst
             place = (7, -13) if rank % 2 else (7, 5)  # neighbours in height write on different sides
-            axis.annotate(name, (drawn.value, named.value), xytext=place, textcoords="offset points")
+            axis.annotate(name, (drawn.value, named.value), xytext=place, textcoords="offset points", color=colour)
     axis.set(xlabel="easy to draw: PSNR, mean over images (dB)", ylabel="easy to recognise: F1", xmargin=0.12)
     return figure
 
@@ -83,15 +83,16 @@ def corruption_plot(table: Table) -> Figure:
     figure, axes = plt.subplots(len(kinds), 2, figsize=size, sharex=True, sharey="col", squeeze=False)
     for row, kind in zip(axes, kinds, strict=True):
         for (model, sets), marker in zip(models.items(), "osD^v", strict=False):
-            steps = [sets[name] for name in ("clean",) if name in sets] + list(sets[kind].values())
+            steps = {0: sets["clean"]} if "clean" in sets else {}
+            steps |= {int(name.removeprefix("severity_")): step for name, step in sets[kind].items()}
             style = {"color": "k", "ls": ":"} if model == "input" else {}
             for axis, name, factor in ((row[0], "accuracy", 100), (row[1], "psnr_clean", 1)):
-                if name in steps[0]:
-                    heights = [factor * step[name].value for step in steps]
-                    axis.plot(range(6 - len(steps), 6), heights, marker=marker, ms=4, label=plain(model), **style)
+                if name in steps[max(steps)]:
+                    heights = [factor * step[name].value for step in steps.values()]
+                    axis.plot(list(steps), heights, marker=marker, ms=4, label=plain(model), **style)
         row[0].set_ylabel(plain(kind))
     axes[0, 0].set_title("accuracy (%)")
-    axes[0, 1].set(title="PSNR against the clean image (dB)", ylim=(12, 36))
+    axes[0, 1].set(title="PSNR against the clean image (dB)", ylim=(12, 44))
     plt.setp(axes[-1], xlabel="severity", xticks=range(6))
     handles, labels = axes[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=len(labels), loc="outside upper center")

@@ -1,15 +1,17 @@
 """The figures of training (notebooks 2 and 3); a record maps the names of one epoch's values to them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from .theme import CLASS_COLOURS, SPLIT_COLOURS, SPLIT_STYLES, WIDTH
 
 
 def loss_plot(records: Sequence[dict[str, float]]) -> plt.Figure:
-    """Total, reconstruction and KL by epoch; the first epoch is left out of view where it would flatten the others."""
+    """Total, reconstruction and KL by epoch; the first epochs are out of view where they would flatten the others."""
     figure, axes = plt.subplots(3, 1, figsize=(WIDTH, 6.4), sharex=True)
     epochs = [record["epoch"] for record in records]
     terms = {"total = reconstruction + KL": ("distortion", "rate"), "reconstruction": ("distortion",), "KL": ("rate",)}
@@ -20,11 +22,12 @@ def loss_plot(records: Sequence[dict[str, float]]) -> plt.Figure:
         axis.set(title=title, ylabel="nats per image")
         axis.locator_params(axis="x", integer=True)
         values = np.array([line.get_ydata() for line in axis.lines])
-        late = values[:, 1:]
+        late = values[:, (early := max(1, len(records) // 8)) :]
         if late.size > 6 and np.ptp(values) > 3 * np.ptp(late):
             pad = 0.08 * np.ptp(late)
             axis.set_ylim(late.min() - pad, late.max() + pad)
-            axis.annotate("epoch 1 is off the scale", (0.99, 0.97), xycoords="axes fraction", ha="right", va="top")
+            missing = "epoch 1 is" if early == 1 else f"epochs 1 to {early} are"
+            axis.annotate(f"{missing} off the scale", (0.99, 0.97), xycoords="axes fraction", ha="right", va="top")
     axes[-1].set_xlabel("epoch")
     axes[0].legend(loc="center right")
     return figure
@@ -47,3 +50,9 @@ def frontier_plot(line: Mapping[int, Mapping[str, str]], seeds: Sequence[Mapping
     axis.set(xlabel="PSNR, pooled, validation (dB)", ylabel="accuracy, validation (%)", xmargin=0.08, ymargin=0.15)
     axis.legend(title="numbers: class weight", title_fontsize=9.5, loc="lower left")
     return figure
+
+
+def run_pictures(path: Path) -> np.ndarray:
+    """A file of `measure.rows.pictures_path`: images and what a run made of them, uint8 (2, n, 32, 32, 3)."""
+    both = np.asarray(Image.open(path).convert("RGB"))
+    return both.reshape(2, 32, -1, 32, 3).swapaxes(1, 2)

@@ -94,7 +94,7 @@ def test_without_inception_there_is_one_clear_line_and_no_fid(monkeypatch: pytes
 
 def test_the_judge_scores_real_images_better_than_noise(judge: Judge, photos: Dataset) -> None:
     real, predicted = judge_images(judge, photos.test.images)
-    assert real.shape == (1000, 256) and predicted.shape == (1000,)
+    assert real.shape == (1000, 32) and predicted.shape == (1000,)
     assert torch.allclose(real[77:300], judge_images(judge, photos.test.images[77:300])[0], atol=1e-4)
     noise = torch.randint(256, (1000, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     fair, poor = (samples.score(real, *judge_images(judge, x)) for x in (photos.train.images[:1000], noise))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from helpers.data import Dataset
@@ -66,3 +67,14 @@ def test_the_corrected_score_takes_the_file_off_the_bits() -> None:
     scores = shifts.outlier_scores(seen, usual_bpd=6.25)
     assert scores["elbo_minus_png"].item() == 0.5 and scores["elbo_minus_webp"].item() == 1.5
     assert scores["typicality"].item() == 0.25 and scores["confidence"].item() == pytest.approx(-0.9)
+
+
+def test_pictures_of_cifar100_in_a_folder_are_a_foreign_set(photos: Dataset, tmp_path: Path) -> None:
+    for number, image in enumerate(photos.test.images[:6].permute(0, 2, 3, 1).numpy()):
+        place = tmp_path / "cifar-100-test" / f"class{number % 2}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place)
+    sets, missing = shifts.foreign_sets(4, [tmp_path])
+    known = {image.numpy().tobytes() for image in photos.test.images[:6]}
+    assert list(sets) == ["cifar100"] and len({image.numpy().tobytes() for image in sets["cifar100"]} & known) == 4
+    assert len(missing) == 1 and missing[0].startswith("svhn")

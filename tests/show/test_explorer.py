@@ -1,7 +1,10 @@
 """The widgets of notebook 7, without a browser. The fixtures are in tests/conftest.py."""
 
 import io
+import shutil
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -9,10 +12,14 @@ from ipywidgets import Image as ImageWidget
 from PIL import Image
 
 from helpers.data import Dataset
+from helpers.engine.files import ROOT
 from helpers.priors import slerp
+from helpers.publish.plan import notebook_path
 from helpers.show.explorer import LatentExplorer, LatentMorph
 from helpers.show.images import pixels
 from helpers.show.reader import ExplorerData, ExplorerReading, Reader
+
+from ..conftest import run_module
 
 STILL = np.zeros((32, 32, 3), np.uint8)
 
@@ -86,3 +93,16 @@ def test_the_morph_goes_from_one_image_to_the_other(reader: Reader, parts: Explo
         assert difference(morph.pictures[1], pixels(reading(reader, code).image)[0]) <= 1
     for widget, end in zip(morph.pictures[::2], ends, strict=True):
         assert difference(widget, pixels(photos.test.images[parts.starts[end].image])) == 0
+
+
+@pytest.mark.slow
+def test_stock_tools_run_and_export_the_explorer(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "out")
+    notebook = nbformat.read(notebook_path("07_latent_explorer"), as_version=4)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source += f'\nprofile, dataset, out = "smoke", "photos", {str(tmp_path / "out")!r}'
+    nbformat.write(notebook, tmp_path / "07.ipynb")
+    done = run_module("jupyter", "execute", "--inplace", str(tmp_path / "07.ipynb"), PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    done = run_module("jupyter", "nbconvert", "--to", "html", str(tmp_path / "07.ipynb"))
+    assert done.returncode == 0 and (tmp_path / "07.html").stat().st_size > 100_000, done.stderr
