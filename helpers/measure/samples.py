@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data import EVALUATION_BATCH
 from ..engine import UserError, bar, cached_json
+from ..engine.sealed import Json
 from ..judge import Judge, judge_images
 from .metrics import Estimate, nearest
 
@@ -32,18 +33,23 @@ def score(real: Tensor, features: Tensor, predicted: Tensor, radius: Tensor | No
     }
 
 
-def seed_spread(
-    path: Path, samplers: dict[str, Callable[[int], Tensor]], judge: Judge, real: Tensor, provenance: dict[str, Any],
-    seeds: tuple[int, ...],
-) -> dict[str, list[float]]:  # fmt: skip
-    """The Frechet distances of every sampler (images by seed), by name; kept at `path` for the same `provenance`."""
+def stored_scores(
+    path: Path, makers: dict[str, Callable[[], Tensor]], judge: Judge, real: Tensor, held_out: Tensor, origin: Json
+) -> dict[str, dict[str, Any]]:
+    """`score` of what every maker gives, by name, and "to_validation", its Frechet distance to features held out.
 
-    def compute() -> dict[str, Any]:
-        seen = ((name, [judge_images(judge, sample(seed))[0] for seed in seeds]) for name, sample in samplers.items())
-        every = bar(seen, "further seeds", len(samplers))
-        return {"frechet": {name: [frechet_distance(features, real) for features in sets] for name, sets in every}}
+    The rows are kept at `path` for the same `origin` and the same names; no maker is called for rows that are there.
+    """
 
-    return cached_json(path, {**provenance, "seeds": seeds, "samplers": list(samplers)}, compute)["frechet"]
+    def compute() -> Json:
+        radius, rows = neighbour_distance(real), {}
+        for name, make in bar(makers.items(), "scoring", len(makers)):
+            features, predicted = judge_images(judge, make())
+            rows[name] = score(real, features, predicted, radius)
+            rows[name]["to_validation"] = frechet_distance(features, held_out)
+        return {"scores": rows}
+
+    return cached_json(path, {**origin, "names": list(makers)}, compute)["scores"]
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

@@ -21,7 +21,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     ),
     "05_generation": (
         "generation.json", "samples.png", "sharp.png", "scores.png", "peers.png", "class_samples.png", "overview.png",
-        "interpolations.png", "arithmetic.png", "temperatures.png", "neighbours.png", "seed_spread.json",
+        "interpolations.png", "arithmetic.png", "temperatures.png", "neighbours.png", "sample_scores.json",
         "flow.safetensors", "densities.safetensors", "judge.safetensors", "judge_history.json", "sharp.safetensors",
         "sharp_history.json",
     ),
@@ -29,7 +29,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "07_latent_explorer": ("latent_directions.png", "explorer.safetensors"),
 }  # fmt: skip
 TRAINED = (".safetensors", "_history.json")  # ends of the files that a training leaves
-STORED = (*TRAINED, "seed_spread.json")  # ends of what an earlier run may have left for this one
+STORED = (*TRAINED, "sample_scores.json")  # ends of what an earlier run may have left for this one
 
 
 def notebook_path(name: str) -> Path:

@@ -1,6 +1,8 @@
 """Scores of samples give the known answers; the judge scores real images better than made ones."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,23 +104,29 @@ def test_the_judge_scores_real_images_better_than_noise(judge: Judge, photos: Da
     assert fair["kernel"]["value"] < poor["kernel"]["value"]
 
 
-def test_further_seeds_are_scored_once_for_the_same_weights(judge: Judge, photos: Dataset, tmp_path: Path) -> None:
-    real, _ = judge_images(judge, photos.test.images[:300])
-    drawn, path = [], tmp_path / "seed_spread.json"
+def test_scores_are_kept_for_the_same_origin(judge: Judge, photos: Dataset, tmp_path: Path) -> None:
+    real, held_out = (judge_images(judge, x)[0] for x in (photos.test.images[:300], photos.validation.images[:300]))
+    made, path = [], tmp_path / "sample_scores.json"
 
-    def sampler(seed: int) -> torch.Tensor:
-        drawn.append(seed)
-        return photos.train.images[torch.randperm(4000, generator=torch.Generator().manual_seed(seed))[:300]]
+    def maker(name: str) -> Callable[[], torch.Tensor]:
+        images = {"photos": photos.train.images[:300], "dark photos": photos.train.images[:300] // 4}[name]
+        return lambda: made.append(name) or images  # type: ignore[func-returns-value]
 
-    def spread(weights: str) -> dict[str, list[float]]:
-        return samples.seed_spread(path, {"real": sampler}, judge, real, {"weights": weights}, (1, 2))
+    def scores(weights: str, *names: str) -> dict[str, dict[str, Any]]:
+        makers = {name: maker(name) for name in names}
+        return samples.stored_scores(path, makers, judge, real, held_out, {"weights": weights})
 
-    first = spread("a")
-    expected = [samples.frechet_distance(judge_images(judge, sampler(seed))[0], real) for seed in (1, 2)]
-    assert first == {"real": pytest.approx(expected)} and expected[0] != expected[1]
-    drawn.clear()
-    assert spread("a") == first and not drawn
-    assert spread("b") == first and drawn == [1, 2]
+    first = scores("a", "photos", "dark photos")
+    features, predicted = judge_images(judge, photos.train.images[:300])
+    expected = samples.score(real, features, predicted)
+    assert first["photos"].pop("to_validation") == pytest.approx(samples.frechet_distance(features, held_out), rel=1e-5)
+    assert first["photos"]["frechet"] == pytest.approx(expected["frechet"], rel=1e-5)
+    assert first["photos"]["recall"] == pytest.approx(expected["recall"], rel=1e-5)
+    assert first["dark photos"]["frechet"] > 2 * expected["frechet"]
+    made.clear()
+    assert scores("a", "photos", "dark photos").keys() == first.keys() and not made
+    assert scores("b", "photos").keys() == {"photos"} and made == ["photos"]
+    assert scores("b", "photos", "dark photos").keys() == first.keys() and made == ["photos", "photos", "dark photos"]
     path.write_text(path.read_text(encoding="utf-8").replace("frechet", "frechat"), encoding="utf-8")
-    with pytest.raises(UserError, match="seed_spread.json"):
-        spread("b")
+    with pytest.raises(UserError, match="sample_scores.json"):
+        scores("b", "photos", "dark photos")

@@ -14,7 +14,7 @@ from helpers.publish.plan import PROMISED, Unfinished, check_promises, key_of
 def test_only_what_was_stored_may_be_older_than_the_run(tmp_path: Path) -> None:
     for name in PROMISED["05_generation"]:
         (tmp_path / name).touch()
-        if name.endswith(("safetensors", "history.json")) or name == "seed_spread.json":
+        if name.endswith(("safetensors", "history.json")) or name == "sample_scores.json":
             os.utime(tmp_path / name, (0, 0))
     began = time.time()
     check_promises("05_generation", tmp_path, began)
