@@ -12,17 +12,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from ..data import EVALUATION_BATCH
-from ..engine import UserError, bar, cached_json
-from ..engine.sealed import Json
+from ..engine import Json, UserError, bar, cached_json
 from ..judge import Judge, judge_images
 from .metrics import Estimate, nearest
 
 
 def score(real: Tensor, features: Tensor, predicted: Tensor, radius: Tensor | None = None) -> dict[str, Any]:
-    """Every score of what `judge_images` says of n images against real features (m, f).
-
-    `radius` is `neighbour_distance(real)`, which many calls share.
-    """
+    """Every score of what `judge_images` says of n images, against features (m, f) with `neighbour_distance` radius."""
     share = predicted.bincount().double() / len(predicted)
     return {
         "n": len(features),
@@ -35,11 +31,8 @@ def score(real: Tensor, features: Tensor, predicted: Tensor, radius: Tensor | No
 
 def stored_scores(
     path: Path, makers: dict[str, Callable[[], Tensor]], judge: Judge, real: Tensor, held_out: Tensor, origin: Json
-) -> dict[str, dict[str, Any]]:
-    """`score` of what every maker gives, by name, and "to_validation", its Frechet distance to features held out.
-
-    The rows are kept at `path` for the same `origin` and the same names; no maker is called for rows that are there.
-    """
+) -> dict[str, Json]:
+    """By maker its `score` and "to_validation", the Frechet distance to `held_out`; kept for the same `origin`, names."""
 
     def compute() -> Json:
         radius, rows = neighbour_distance(real), {}

@@ -27,8 +27,8 @@ def loss_plot(records: Sequence[dict[str, float]]) -> plt.Figure:
             pad = 0.08 * np.ptp(late)
             axis.set_ylim(late.min() - pad, late.max() + pad)
             missing = "epoch 1 is" if early == 1 else f"epochs 1 to {early} are"
-            place = {"xy": (0.99, 0.97), "va": "top"} if late[0, -1] < late[0, 0] else {"xy": (0.99, 0.03), "va": "bottom"}
-            axis.annotate(f"{missing} off the scale", xycoords="axes fraction", ha="right", **place)
+            height, side = (0.03, "bottom") if late[0, -1] > late[0, 0] else (0.97, "top")
+            axis.annotate(f"{missing} off the scale", (0.99, height), xycoords="axes fraction", ha="right", va=side)
     axes[-1].set_xlabel("epoch")
     axes[0].legend(loc="center right")
     return figure
