@@ -32,7 +32,7 @@ def score(real: Tensor, features: Tensor, predicted: Tensor, radius: Tensor | No
 def stored_scores(
     path: Path, makers: dict[str, Callable[[], Tensor]], judge: Judge, real: Tensor, held_out: Tensor, origin: Json
 ) -> dict[str, Json]:
-    """By maker its `score` and "to_validation", the Frechet distance to `held_out`; kept for the same `origin`, names."""
+    """By maker its `score` and "to_validation", the Frechet distance to `held_out`; kept for one `origin` and names."""
 
     def compute() -> Json:
         radius, rows = neighbour_distance(real), {}
