@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from . import codec, evaluate, run, settings, sharp
 from .engine import accelerator, program, raise_on_sigterm
-from .lab import cost, experiments, peers
+from .lab import benchmark, experiments, peers
 from .publish import pipeline, report
 from .sources import arrays, load_data
 
@@ -43,4 +43,4 @@ def train_one(
 
 if __name__ == "__main__":
     first = (("train", train_one), ("evaluate", evaluate.main), *codec.COMMANDS, pipeline.report, report.render)
-    program(*first, experiments.experiments, peers.peers, cost.benchmark, cost.cost, arrays.arrays)
+    program(*first, experiments.experiments, peers.peers, benchmark.benchmark, arrays.arrays)

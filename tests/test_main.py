@@ -13,7 +13,7 @@ from helpers.engine.signals import Stopped
 
 from .conftest import assert_one_line_error, run_module
 
-COMMANDS = "train evaluate compress decompress info report render experiments peers benchmark cost arrays".split()
+COMMANDS = "train evaluate compress decompress info report render experiments peers benchmark arrays".split()
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from ..run import build_model, load_model
 from ..settings import out_dir, profile_settings
 from ..sources import load_data
 from ..training import fit
-from .cost import our_speed
+from .benchmark import our_speed
 
 try:
     from . import pythae_adapter

@@ -47,7 +47,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 def test_there_is_an_example_of_every_form() -> None:
     assert {form_of(Path(kind)) for kind in EXAMPLES} == set(FORMS.values())
-    assert form_of(Path("metrics_test.json")) is form_of(Path("metrics.json")) and form_of(Path("cost.json")) is None
+    assert form_of(Path("metrics_test.json")) is form_of(Path("metrics.json")) and form_of(Path("mine.json")) is None
 
 
 def read_sealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:

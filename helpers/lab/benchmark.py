@@ -1,13 +1,10 @@
-"""How fast training is, and what it costs.
+"""How fast training is, against the plain way.
 
 The loops of the benchmark alternate, each timing in a process of its own, so that a busy machine slows all of them;
-medians are compared. What a size costs is measured at three values of it.
+medians are compared.
 """
 
-import functools
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -19,17 +16,13 @@ from typer import Option
 
 from .. import losses
 from ..data import Dataset
-from ..engine import files, runtime, sealed
+from ..engine import runtime, sealed
 from ..run import build_model
-from ..settings import Profile, Settings, VAESettings, out_dir, profile_settings
+from ..settings import Settings, VAESettings, out_dir
 from ..sources import load_data, official
 from ..training import fit
 
 STEPS = 12  # steps of one timing
-SIZES = {
-    "full": {"n_train": (1024, 2048, 4096), "width": (16, 32, 48), "latent_dim": (32, 128, 512)},
-    "smoke": {"n_train": (64, 128, 256), "width": (8, 16, 24), "latent_dim": (8, 16, 32)},
-}
 
 
 def plain_speed(settings: VAESettings) -> float:
@@ -83,36 +76,3 @@ def benchmark(rounds: Annotated[int, Option(min=1, help="timings of each loop")]
     content = timings | {"ratio": ratio, "settings": settings.as_dict(), "environment": runtime.environment()}
     sealed.write_json(out_dir(settings) / "benchmark.json", content)
     print(f"ours / plain = {ratio:.2f} (medians of {rounds})")
-
-
-def epoch_cost(settings: VAESettings) -> dict[str, float]:
-    """Seconds of an epoch without validation, and the peak memory (bytes) of this process with all of the data."""
-    seconds = settings.n_train / our_speed(settings, steps=settings.n_train // settings.batch_size)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"{settings.n_train} images, width {settings.width}, {settings.latent_dim} latents: {seconds:.2f} s")
-    return {"seconds": seconds, "bytes": peak}
-
-
-measured = functools.cache(functools.partial(alone, epoch_cost))  # each size once, in a process of its own
-
-
-def cost(
-    profile: Annotated[Profile, Option(help="smoke: tiny sizes, for tests")] = "full",
-    dataset: Annotated[str, Option(help="as for load_data; see the README")] = "cifar10",
-    out: Annotated[str, Option(help="output folder (default: the one of the data set)")] = "",
-) -> None:
-    """Measure what the sizes of the data and of the network cost in seconds and memory."""
-    started, data, sizes = time.time(), load_data(dataset), SIZES[profile]
-    published = profile_settings(profile, "vae", data.name)
-    assert isinstance(published, VAESettings)
-    tiny = {"batch_size": 32, "width": 16, "latent_dim": 16} if profile == "smoke" else {}
-    base = published.replace(n_train=sizes["n_train"][1], n_eval=published.batch_size, epochs=1000, **tiny)
-    points = {
-        name: [{"size": value} | measured(base.replace(**{name: value})) for value in values]
-        for name, values in sizes.items()
-    }
-    content = {
-        "points": points, "settings": base.as_dict(), "environment": runtime.environment(),
-        "total_seconds": time.time() - started,
-    }  # fmt: skip
-    sealed.write_json((out_dir(base, out) if out else files.home(data.name)) / "cost.json", content)
