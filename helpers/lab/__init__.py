@@ -1,1 +1,1 @@
-"""Equipment for experiments: many runs, peers, speed and cost. None of the seven notebooks needs it."""
+"""Equipment for experiments: many runs, peers, speed. None of the seven notebooks needs it."""
