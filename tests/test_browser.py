@@ -249,15 +249,12 @@ def test_a_move_shows_within_a_tenth_of_a_second(explored: Watched) -> None:
     assert typical_move(page) < 100
 
 
-def test_without_webassembly_pictures_stand_in(browser: Any, published: Path) -> None:
+def test_without_webassembly_the_page_says_so(browser: Any, published: Path) -> None:
     with opened(browser, published, script="delete globalThis.WebAssembly") as watched:
         page = watched.page
-        assert ready(page) == "pictures" and not watched.asked and not watched.errors
-        for name in ("ex-0", "ex-11"):
-            before = canvas(page)
-            page.locator(f"#{name}").fill("-3")
-            assert np.abs(canvas(page) - before).max() > 0
-        assert page.locator("#ex-0").input_value() == "0" and page.locator("#ex-random").is_disabled()
+        assert ready(page) == "none" and not watched.asked and not watched.errors
+        assert "no WebAssembly" in page.locator(".explorer-state").inner_text()
+        assert not page.locator("#ex-0").is_visible() and not page.locator("#ex-morph").is_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -48,12 +48,8 @@ def read_tensors(path: Path) -> tuple[Tensors, Json]:
     """The inverse of `write_tensors`. Raises UserError naming file and reason when it is missing or damaged."""
     try:
         if not path.is_file():
-            state = (
-                "is a folder; name a file in it"
-                if path.is_dir()
-                else "does not exist (`make train` writes those of outs/)"
-            )
-            raise UserError(f"{path} {state}")
+            missing = "does not exist (`make train` writes those of outs/)"
+            raise UserError(f"{path} {'is a folder; name a file in it' if path.is_dir() else missing}")
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

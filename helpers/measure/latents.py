@@ -50,16 +50,6 @@ def gaussian_kl(q: Posterior) -> float:
     return 0.5 * (covariance.trace() + mean @ mean - len(mean) - torch.logdet(covariance)).item()
 
 
-def marginal_kl(q: Posterior, z: Tensor) -> Tensor:
-    """KL(q(z_j) || p(z_j)) of each latent by itself, (d,); full sum over the n posteriors, one sample z (n, d)."""
-    terms = []
-    for mu, logvar, values in zip(q.mu.T, q.logvar.T, z.T, strict=True):
-        distance = (values[:, None] - mu).square() * (-logvar).exp() + logvar
-        aggregate = torch.logsumexp(-0.5 * distance, 1) - math.log(len(mu))
-        terms.append((aggregate + 0.5 * values.square()).mean())
-    return torch.stack(terms)
-
-
 def correlation(z: Tensor) -> Tensor:
     """The absolute correlation of every pair of different latents, (d (d - 1) / 2,), of codes z (n, d)."""
     matrix = torch.corrcoef(z.double().T).nan_to_num().abs()

@@ -22,7 +22,6 @@ from .rows import SEED, Row, kept_rows, matrix, rows_of, vector
 from .shifts import CORRUPTIONS, SEVERITIES, file_bits, foreign_sets, made_sets, outlier_scores
 
 LATENT_IMAGES = 5000  # the mutual information that can be seen ends at log n
-MARGINAL_IMAGES = 1000
 IMAGES = 500  # of the other questions, most of which read every image many times
 BOUND_SAMPLES = (1, 8, 64)
 PAIRS = (("train", "test"), ("train", "validation"), ("validation", "test"))
@@ -133,7 +132,7 @@ def latent(results: Results) -> Iterator[Row]:
         if split != "test" or "logvar" not in result.columns:
             continue
         every = Posterior(result.columns["code"], result.columns["logvar"])
-        q, few = (Posterior(every.mu[:n], every.logvar[:n]) for n in (LATENT_IMAGES, MARGINAL_IMAGES))
+        q = Posterior(every.mu[:LATENT_IMAGES], every.logvar[:LATENT_IMAGES])
         z = q.sample(torch.randn(q.mu.shape, generator=torch.Generator().manual_seed(SEED)))
         (n, d), rate = q.mu.shape, result.columns["rate"][:LATENT_IMAGES].double().mean().item()
         floor = max(0.0, latents.gaussian_kl(q) - d * (d + 3) / (4 * n))  # less what estimating moments adds
@@ -141,10 +140,8 @@ def latent(results: Results) -> Iterator[Row]:
         numbers = {"aggregate_kl_gaussian": floor, "mutual_information_ceiling": rate - floor}
         numbers |= {"correlation_mean": pairs.mean().item(), "correlation_max": pairs.max().item()}
         estimates = latents.aggregate_posterior(q, z) | {name: Estimate(number) for name, number in numbers.items()}
-        marginal = {"marginal_kl": Estimate(latents.marginal_kl(few, z[:MARGINAL_IMAGES]).double().sum().item())}
         yield from rows_of("latent", model, split, vector("kl_per_dim", kl_per_dim(every)), result.n)
         yield from rows_of("latent", model, split, estimates, n)
-        yield from rows_of("latent", model, split, marginal, len(few.mu))
 
 
 def gaps(results: Results) -> Iterator[Row]:

@@ -21,30 +21,16 @@ def compare(folder: Path, revision: str = "HEAD") -> str:
         if committed is None or not path.is_file():
             continue
         before, now = (leaves(json.loads(text)) for text in (committed, path.read_text(encoding="utf-8")))
-        places = {**before, **now}
-        other = [place for place in places if before.get(place) != now.get(place)]
+        places = before | now
         total += len(places)
-        if other:
-            example = farthest(before, now, other)
-            differing.append(f"{path.name} in {len(other):,} of {len(places):,} (such as {example})")
+        if other := [place for place in places if before.get(place) != now.get(place)]:
+            change = " -> ".join(f"{side.get(other[0], 'nothing')!s:.60}" for side in (before, now))
+            differing.append(f"{path.name} in {len(other):,} of {len(places):,} (first: {other[0]}: {change})")
     if not total:
         return "There are no committed results of this folder to compare with."
     return f"{total:,} results, " + (
         f"not all as committed: {'; '.join(differing)}." if differing else "all equal to the committed ones."
     )
-
-
-def farthest(before: dict[str, Any], now: dict[str, Any], places: list[str]) -> str:
-    """The place with the largest relative difference of two numbers, and what stands there."""
-
-    def apart(place: str) -> float:
-        old, new = before.get(place), now.get(place)
-        if not isinstance(old, int | float) or not isinstance(new, int | float):
-            return 0.0
-        return abs(old - new) / max(abs(old), abs(new), 1e-12)
-
-    worst = max(places, key=apart)
-    return f"{worst}: {before.get(worst, 'nothing')!s:.60} -> {now.get(worst, 'nothing')!s:.60}"
 
 
 def committed_text(path: Path, revision: str) -> str | None:
@@ -59,21 +45,15 @@ def committed_text(path: Path, revision: str) -> str | None:
     return done.stdout.decode("utf-8") if done.returncode == 0 else None
 
 
-def is_row(content: Any) -> bool:
-    """Is it a row of metrics.json: question, model, split, metric, value, stderr, n, unit?"""
-    return isinstance(content, list) and len(content) == 8 and isinstance(content[4], int | float)
-
-
 def leaves(content: Any, place: str = "") -> dict[str, Any]:
-    """{place: value} of all results in a JSON value; a row of a table has the places of value, stderr and n."""
+    """{place: value} of all results in a JSON value; a row of metrics.json is called by its first four words."""
     if isinstance(content, dict):
-        parts = [(name, part) for name, part in content.items() if name not in PASSING]
-    elif is_row(content):
-        return {" ".join([*content[:4], name]).strip(): content[i] for i, name in ((4, ""), (5, "stderr"), (6, "n"))}
+        parts = {name: part for name, part in content.items() if name not in PASSING}
     elif isinstance(content, list):
-        parts = [(str(i), part) for i, part in enumerate(content)]
+        rows = [part[:4] if isinstance(part, list) and len(part) == 8 else [] for part in content]
+        parts = {
+            " ".join([str(i), *map(str, row)]): part for i, (row, part) in enumerate(zip(rows, content, strict=True))
+        }
     else:
         return {place: content}
-    if parts and all(is_row(part) for _, part in parts):
-        place = ""
-    return {k: v for name, part in parts for k, v in leaves(part, f"{place}.{name}".lstrip(".")).items()}
+    return {k: v for name, part in parts.items() for k, v in leaves(part, f"{place}.{name}".lstrip(".")).items()}

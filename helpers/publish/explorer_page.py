@@ -15,12 +15,10 @@ from onnx import helper, numpy_helper
 
 from ..engine.files import weights_path
 from ..run import load_vae
-from ..show.images import pixels
-from ..show.reader import SHEET_COLUMNS, ExplorerData, ExplorerReading, Reader, contact_sheet, load_explorer_data
+from ..show.reader import SHEET_COLUMNS, ExplorerData, ExplorerReading, Reader, load_explorer_data
 from .page import ASSETS, TEMPLATES, base64_of
 
 ENGINE = ASSETS / "onnxruntime-web"  # version, origin and licence in its README
-FALLBACK_STEPS = torch.linspace(-3, 3, 13)
 ROUNDED_FROM = 4096  # weights of so many numbers are stored as whole multiples of a step: 8 bits each when packed
 STEPS = 64  # in the root mean square of such weights: pixels stay within two levels of 255, one in almost all cases
 # For 16-bit numbers, which hardly repeat: a longer search for matches takes a second more and saves 1 %.
@@ -79,16 +77,6 @@ def step_of(values: np.ndarray) -> np.ndarray:
     return np.array(max(np.sqrt(np.mean(values**2)) / STEPS, smallest), np.float32)
 
 
-@torch.no_grad()
-def static_fallback(reader: Reader, parts: ExplorerData) -> dict[str, Any]:
-    """For browsers without WebAssembly: pictures (WebP, base64), readings at steps (in std) along each direction."""
-    axes = torch.eye(len(parts.effects), len(parts.directions.std))
-    reading = reader(parts.directions.code(torch.kron(axes, FALLBACK_STEPS[:, None])))
-    belief, size = (values.double().round(decimals=4).tolist() for values in (reading.belief, reading.size))
-    sheet, nearest = base64_of(contact_sheet(pixels(reading.image))), reading.nearest.tolist()
-    return {"steps": FALLBACK_STEPS.tolist(), "sheet": sheet, "belief": belief, "size": size, "nearest": nearest}
-
-
 def printable(content: bytes) -> Markup:
     """Bytes as characters from "!" to "}" without "<": two for 13 bits, where base64 needs two for 12."""
     bits = np.unpackbits(np.frombuffer(content, np.uint8))
@@ -123,7 +111,7 @@ def fragment(folder: Path) -> str:
         "classes": parts.class_names, "tiles": tiles_of_starts(parts), "directions": len(parts.effects),
         "columns": SHEET_COLUMNS, "sheet": base64_of(parts.sheet),
         "mean": floats(directions.mean), "axes": floats(directions.axes), "std": floats(directions.std),
-        "places": floats(directions.place(parts.codes)), "fallback": static_fallback(reader, parts),
+        "places": floats(directions.place(parts.codes)),
     }  # fmt: skip
     return TEMPLATES.get_template("explorer.html.j2").render(
         effects=list(zip(parts.effects, directions.share.tolist(), strict=False)),

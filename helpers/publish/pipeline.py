@@ -19,7 +19,7 @@ import papermill
 from typer import Option
 
 from ..engine import Stoppable, UserError, did_you_mean, environment, read_json, write_json
-from ..engine.files import EXERCISE, ROOT, cannot_write, home, results_folder
+from ..engine.files import ROOT, cannot_write, home, results_folder
 from ..engine.kernels import execute_notebook
 from ..settings import Profile, profile_settings
 from ..sources import load_data
@@ -203,13 +203,9 @@ def remaining(names: list[str], folder: Path, given: dict[str, Any]) -> str:
 
 
 def publish(dataset: str, folder: Path) -> None:
-    """Render the report of this run; after one on photos, also the CIFAR-10 report from committed results."""
+    """Render the report of this run."""
     if missing := [name for name, files in PROMISED.items() if not all((folder / file).is_file() for file in files)]:
         print(f"no report: {folder} has not the results of {', '.join(missing)}")
         return
-    ours = folder.parent == ROOT / "outs"
-    target = ROOT / "report" / folder.name if ours else folder / "report"
+    target = ROOT / "report" / folder.name if folder.parent == ROOT / "outs" else folder / "report"
     print(f"report of this run, on {dataset}: {shown(build(folder, target))}")
-    if ours and dataset == "photos" and (home("cifar10") / "metrics.json").is_file():
-        page = build(home("cifar10"), ROOT / "report" / EXERCISE)
-        print(f"CIFAR-10, committed results, not computed in this run: {shown(page)}")

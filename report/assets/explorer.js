@@ -42,7 +42,7 @@ function gaussian() { // Box and Muller
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }
 
-// --- two engines: the decoder itself, or pictures made beforehand ------------------------------------------------
+// --- the decoder -------------------------------------------------------------------------------------------------
 
 async function decoder() {
   const source = new Blob([unpacked("explorer-engine")], { type: "text/javascript" });
@@ -59,14 +59,6 @@ async function decoder() {
     }
     return { draw: (canvas) => canvas.getContext("2d").putImageData(shown, 0, 0), belief: belief.data,
       size: size.data[0], nearest: Number(nearest.data[0]) };
-  };
-}
-async function staticFallback() {
-  const made = data.fallback, sheet = await picture(made.sheet);
-  return (direction, value) => {
-    const step = made.steps.reduce((best, x, i) => Math.abs(x - value) < Math.abs(made.steps[best] - value) ? i : best, 0);
-    const at = direction * made.steps.length + step;
-    return { draw: (canvas) => tile(canvas, sheet, at), belief: made.belief[at], size: made.size[at], nearest: made.nearest[at] };
   };
 }
 function tile(canvas, sheet, at) {
@@ -148,20 +140,6 @@ function live() {
   $("ex-morph").addEventListener("input", (event) => { label(event.target); redrawMorph(); });
   for (const id of ["ex-from", "ex-to"]) $(id).addEventListener("change", redrawMorph);
 }
-async function oneAtATime() {
-  const found = await staticFallback();
-  document.querySelectorAll(".explorer :is(select, button)").forEach((control) => { control.disabled = true; });
-  for (const id of ["ex-temperature", "ex-morph"]) $(id).disabled = true;
-  $("ex-origin-figure").style.visibility = "hidden";
-  document.querySelector(".explorer-morph").hidden = true;
-  sliders.forEach((slider, i) => slider.addEventListener("input", () => {
-    sliders.filter((other) => other !== slider).forEach((other) => { other.value = 0; label(other); });
-    label(slider);
-    show(found(i, Number(slider.value)));
-  }));
-  sliders.forEach((slider) => { slider.value = 0; label(slider); });
-  show(found(0, 0));
-}
 
 async function begin() {
   sheet = await picture(data.sheet);
@@ -177,9 +155,9 @@ async function begin() {
     say("Live: the decoder runs in this page. Every slider moves at once; arrow keys work.");
     body.dataset.engine = "decoder";
   } catch (error) {
-    await oneAtATime();
-    say(`Pictures made beforehand, one direction at a time (${error.message}).`);
-    body.dataset.engine = "pictures";
+    document.querySelector(".explorer-panels").hidden = document.querySelector(".explorer-morph").hidden = true;
+    say(`The decoder cannot run here (${error.message}); the figure below shows what the sliders do.`);
+    body.dataset.engine = "none";
   }
 }
 // For tests and the curious: the code of a place, and what the engine makes of a code.

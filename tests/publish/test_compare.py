@@ -41,13 +41,11 @@ def test_one_changed_number_is_found_and_a_time_is_none(copied: Path) -> None:
     assert "compression.json in 1 of" in line and "best_psnr" in line and "\n" not in line
 
 
-def test_a_row_is_one_result_with_its_place() -> None:
+def test_a_place_names_the_row_and_leaves_times_out() -> None:
     rows: list = [["summary", "vae", "test", "mse", 0.5, 0.1, 10, "unit"]]
-    rows += [["summary", "vae", "test", "mae", 0.6, None, 9, "u"]]
-    mse, mae = "summary vae test mse", "summary vae test mae"
-    expected = {mse: 0.5, f"{mse} stderr": 0.1, f"{mse} n": 10, mae: 0.6, f"{mae} stderr": None, f"{mae} n": 9}
-    assert leaves({"rows": rows, "seconds": 3}) == expected
-    assert len(leaves({"class_names": list("abcdefgh")})) == 8  # eight names are no row
+    found = leaves({"rows": rows, "seconds": 3, "deep": {"list": [1, 2]}})
+    assert found["rows.0 summary vae test mse.4"] == 0.5
+    assert found["deep.list.1"] == 2 and not any("seconds" in place for place in found) and len(found) == 10
 
 
 def test_a_folder_outside_the_repository_has_nothing_to_compare_with(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""The explorer of the page: its ONNX model is the notebook's, and so are the pictures made beforehand."""
+"""The explorer of the page: its ONNX model is the notebook's."""
 
-import json
 import lzma
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from helpers.data import LEVEL
-from helpers.publish.explorer_page import packed, static_fallback, step_of, to_onnx
+from helpers.publish.explorer_page import packed, step_of, to_onnx
 from helpers.show.reader import ExplorerData, Reader
 
 
@@ -27,19 +26,6 @@ def test_the_onnx_model_gives_pytorchs_pixels(reader: Reader, parts: ExplorerDat
         ours, theirs = (known - y).square().sum(1)  # of two nearly equally near ones rounding may choose the other:
         rounding = step_of(reader.known.numpy()).item() * y.abs().sum() + 1e-6 * y.square().sum()
         assert ours <= theirs + 2 * rounding  # |y - k|^2 has -2 y k, each number of k moved by half a step at most
-
-
-def test_pictures_made_beforehand_are_those_of_the_decoder(reader: Reader, parts: ExplorerData) -> None:
-    fallback = static_fallback(reader, parts)
-    steps = len(fallback["steps"])
-    assert len(fallback["belief"]) == len(parts.effects) * steps and fallback["steps"][steps // 2] == 0
-    place = torch.zeros(len(parts.directions.std))
-    place[2] = fallback["steps"][0]
-    with torch.no_grad():
-        expected = reader(parts.directions.code(place)[None])
-    assert fallback["size"][2 * steps] == pytest.approx(expected.size.item(), abs=0.01)
-    assert fallback["nearest"][2 * steps] == expected.nearest.item()
-    assert json.loads(json.dumps(fallback)) == fallback
 
 
 def test_equal_weights_give_equal_bytes(reader: Reader, parts: ExplorerData) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers.engine.errors import UserError
 from helpers.engine.files import home
-from helpers.publish.page import Page, check_offline, mathml
+from helpers.publish.page import Page, mathml
 
 TEXT = """# A *title* & more
 
@@ -67,19 +67,6 @@ def test_a_wrong_formula_and_a_missing_picture_are_named(page: Page) -> None:
         mathml(r"\frac{1", True)
     with pytest.raises(UserError, match=r"other\.png is missing"):
         page.render("![x](other.png)")
-
-
-@pytest.mark.parametrize(
-    "outside",
-    [
-        '<img src="https://example.org/x.png">', '<script src="x.js">', '<link rel="stylesheet" href="x.css">',
-        "<style>@import url(https://example.org/x.css)</style>",
-    ],
-)  # fmt: skip
-def test_requests_are_refused_and_links_are_not(outside: str) -> None:
-    check_offline('<a href="https://example.org">a link</a><img src="data:image/png;base64,xx"><style>p {}</style>')
-    with pytest.raises(UserError, match="not self-contained"):
-        check_offline(outside)
 
 
 @pytest.mark.parametrize(
