@@ -22,9 +22,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from helpers.codec import load_codec
 from helpers.data import Dataset
-from helpers.directions import fit_directions, name_directions
 from helpers.engine.errors import UserError
 from helpers.engine.files import ROOT
+from helpers.measure.directions import fit_directions, name_directions
 from helpers.priors import encode_all
 from helpers.publish.explorer_page import reader_of
 from helpers.run import train

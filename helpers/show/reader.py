@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..codec import STEP, CodeModel
 from ..data import Dataset
-from ..directions import Directions, Effect
 from ..engine import UserError, read_tensors, sha256_of_file, weights_path, within, write_tensors
+from ..measure.directions import Directions, Effect
 from ..models import VAE
 from .images import pixels
 from .theme import image_file

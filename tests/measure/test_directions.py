@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.directions import fit_directions, name_change, patterns
+from helpers.measure.directions import fit_directions, name_change, patterns
 
 
 def test_principal_directions_are_those_of_the_codes() -> None:

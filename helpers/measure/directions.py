@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .models import VAE
+from ..models import VAE
 
 COLOURS = {  # opponent colours: the change of (red, green, blue), and what it and its opposite are called
     "brightness": ((1, 1, 1), "brighter", "darker"),
