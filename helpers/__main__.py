@@ -1,11 +1,11 @@
 """One command line for everything: `python -m helpers COMMAND`; `--help` after a command lists its options."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
-from . import codec, evaluate, run, settings, sharp
+from . import codec, evaluate, run, settings
 from .engine import accelerator, program, raise_on_sigterm
 from .lab import benchmark, experiments, peers
 from .publish import pipeline, report
@@ -22,7 +22,7 @@ def train_one(
     """Train one model without a notebook, with a line an epoch; stopped, it goes on from its last checkpoint.
 
     On eight GPUs, or else CPU processes: accelerate launch --multi_gpu --num_processes 8 -m helpers train vae.
-    Ctrl-C and SIGTERM make a checkpoint first. The sharp decoder needs the VAE of the same folder.
+    Ctrl-C and SIGTERM make a checkpoint first. Sharp decoder and flow need the VAE of the same folder.
     """
     raise_on_sigterm()
     team = accelerator()
@@ -34,8 +34,7 @@ def train_one(
     def watch(record: dict[str, float], _: object) -> None:
         print(" ".join(f"{name} {value:.4g}" for name, value in record.items()), flush=True)
 
-    train: Any = sharp.train_sharp if model == "sharp" else run.train
-    _, history = train(data, asked, settings.out_dir(asked, str(out or "")), watch)
+    _, history = run.train(data, asked, settings.out_dir(asked, str(out or "")), watch)
     if team.is_main_process:
         print(history.sentence())
     team.end_training()

@@ -63,6 +63,8 @@ class Training:
 
     def prepared(self, model: nn.Module) -> Any:
         """The model as Accelerate wants it called; on several GPUs batch norm sees the whole batch."""
+        if isinstance(model, nn.ModuleDict):  # it is never called, its parts are
+            return model
         if self.accelerator.num_processes > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return self.accelerator.prepare(model)

@@ -4,18 +4,15 @@ q(z) is the aggregate posterior: the codes of the training images, noise include
 density fitted to it gives better pictures [Ghosh et al., From Variational to Deterministic Autoencoders, ICLR 2020].
 """
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from .data import Dataset, Split, in_batches
-from .engine.sealed import Json, Tensors, cached, sha256_of_tensors, within
+from .engine.sealed import Json, Tensors, cached, sha256_of_tensors
 from .models import VAE
 
 Codes = tuple[Tensor, Tensor]  # means and standard deviations of posteriors, each (n, d)
@@ -55,65 +52,39 @@ def standard_normal(n: int, d: int, seed: int = 0, temperature: float = 1.0) -> 
     return temperature * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
 
 
-def fit_mixture(codes: Tensor, components: int = 10, seed: int = 0, iterations: int = 30) -> GaussianMixture:
-    """A Gaussian mixture with full covariances fitted to codes (n, d) by expectation maximisation."""
-    mixture = GaussianMixture(components, max_iter=iterations, reg_covar=1e-4, random_state=seed)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # the cap on iterations is meant
-        return mixture.fit(codes.numpy())
+def class_gaussians(codes: Tensor, labels: Tensor) -> MultivariateNormal:
+    """A Gaussian for each class (a batch of them) with the mean and covariance of its codes (n, d).
 
-
-def sample_mixture(mixture: GaussianMixture, n: int, seed: int = 0) -> Tensor:
-    """n codes (n, d) from a fitted mixture, in random order."""
-    codes, _ = mixture.set_params(random_state=seed).sample(n)
-    return torch.from_numpy(np.random.default_rng(seed).permutation(codes)).float()
-
-
-def class_gaussians(codes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each class of two or more codes their mean (d,) and a Cholesky factor (d, d) of their covariance."""
+    A class of fewer than two codes gets those of all.
+    """
+    classes = [codes[labels == label].double() for label in range(int(labels.max()) + 1)]
+    classes = [members if len(members) > 1 else codes.double() for members in classes]
     ridge = 1e-4 * torch.eye(codes.shape[1], dtype=torch.float64)
-    classes = (codes[labels == label].double() for label in labels.unique() if (labels == label).sum() > 1)
-    return [(members.mean(0), torch.linalg.cholesky(members.T.cov() + ridge)) for members in classes]
+    factors = torch.linalg.cholesky(torch.stack([members.T.cov() + ridge for members in classes]))
+    return MultivariateNormal(torch.stack([members.mean(0) for members in classes]), scale_tril=factors)
 
 
-def load_or_fit_densities(
+def load_or_fit_gaussians(
     path: Path, codes: Callable[[], Codes], labels: Tensor, provenance: Json, *, seed: int = 0, fresh: bool = False
-) -> tuple[GaussianMixture, list[tuple[Tensor, Tensor]]]:
-    """`fit_mixture` and `class_gaussians` of samples of posteriors, stored; `codes` is asked only for a new fit."""
+) -> MultivariateNormal:
+    """`class_gaussians` of samples of posteriors, stored; `codes` is asked only for a new fit."""
 
     def fitted() -> Tensors:
-        z = posterior_samples(codes(), seed)
-        mixture = fit_mixture(z, components=min(10, len(z) // (2 * z.shape[1]) + 1), seed=seed)
-        gaussians = class_gaussians(z, labels) or class_gaussians(z, torch.zeros_like(labels))  # of all, if need be
-        means, factors = (torch.stack(parts) for parts in zip(*gaussians, strict=True))
-        ours = {"weights": mixture.weights_, "means": mixture.means_, "covariances": mixture.covariances_}
-        tensors = {f"mixture.{name}": torch.from_numpy(values).float() for name, values in ours.items()}
-        return tensors | {"classes.means": means.float(), "classes.factors": factors.float()}
+        gaussians = class_gaussians(posterior_samples(codes(), seed), labels)
+        return {"means": gaussians.loc.float(), "factors": gaussians.scale_tril.float()}
 
-    wanted = {"kind": "densities", "seed": seed, "n": len(labels), **provenance}
+    wanted = {"kind": "gaussians", "seed": seed, "n": len(labels), **provenance}
     tensors, _ = cached(path, wanted, fitted, fresh=fresh)
-    parts = {name: values.double() for name, values in tensors.items()}
-    classes = zip(parts["classes.means"], parts["classes.factors"], strict=True)
-    return mixture_of(**within(parts, "mixture")), list(classes)
+    return MultivariateNormal(tensors["means"], scale_tril=tensors["factors"])
 
 
-def mixture_of(weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixture:
-    """sklearn's mixture from weights (k,), means (k, d) and covariances (k, d, d)."""
-    mixture = GaussianMixture(len(weights))
-    mixture.weights_, mixture.means_ = (weights / weights.sum()).numpy(), means.numpy()
-    mixture.covariances_ = ((covariances + covariances.mT) / 2).numpy()
-    mixture.precisions_cholesky_ = torch.linalg.inv(torch.linalg.cholesky(covariances)).mT.numpy()
-    return mixture
-
-
-def sample_all_classes(gaussians: list[tuple[Tensor, Tensor]], n: int, seed: int = 0) -> Tensor:
-    """n codes (n, d) from the Gaussians of all classes, as equally often as n allows, in random order."""
-    codes: list[Tensor] = []
-    for (mean, factor), part in zip(gaussians, torch.arange(n).tensor_split(len(gaussians)), strict=True):
-        generator = torch.Generator().manual_seed(seed * len(gaussians) + len(codes))
-        noise = torch.randn(len(part), len(mean), generator=generator, dtype=torch.float64)
-        codes.append((mean + noise @ factor.T).float())
-    # Sorted by class, a score of blocks (KID) would compare single classes with all of them.
-    return torch.cat(codes)[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
+def sample_gaussians(gaussians: MultivariateNormal, labels: Tensor, seed: int = 0) -> Tensor:
+    """Codes (n, d) from the Gaussians of the classes `labels` (n,)."""
+    codes = torch.randn(len(labels), *gaussians.event_shape, generator=torch.Generator().manual_seed(seed))
+    for label in labels.unique():
+        own = labels == label
+        codes[own] = (gaussians.loc[label] + codes[own].to(gaussians.loc) @ gaussians.scale_tril[label].T).float()
+    return codes
 
 
 def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,12 @@ from .data import Dataset
 from .engine import CHECKPOINT_SECONDS, Record, UserError, checkpoint_path, history_path, weights_path
 from .engine.runtime import accelerator, environment, runtime
 from .engine.sealed import Json, check_fit, read_json, read_tensors, sha256_of_file, write_json, write_tensors
+from .flow import Flow, FlowTrainer
 from .judge import Judge
 from .models import VAE, Autoencoder, Decoder
 from .settings import SETTINGS, Settings, out_dir, profile_settings
-from .training import Trainer, TrainerMaker, fit
+from .sharp import SharpTrainer
+from .training import Trainer, fit
 
 Watch = Callable[[Record, Any], None]  # (record, model), after every epoch
 OnStep = Callable[[int, int], None]  # (steps done, steps in all), after every step
@@ -26,14 +29,16 @@ class Kind(NamedTuple):
 
     settings: type[Settings]
     network: Callable[[Any, int], nn.Module]  # (settings, number of classes)
-    trainer: TrainerMaker | None  # None: it needs more than the data; see sharp
+    trainer: Any  # (model, data, settings) -> Training; with the keyword `vae` where it is trained on one
+    on_vae: bool = False
 
 
 KINDS = {
     "vae": Kind(SETTINGS["vae"], VAE.from_settings, Trainer),
     "autoencoder": Kind(SETTINGS["autoencoder"], Autoencoder.from_settings, Trainer),
     "judge": Kind(SETTINGS["judge"], lambda s, n_classes: Judge(s.width, n_classes), Trainer),
-    "sharp": Kind(SETTINGS["sharp"], lambda s, n_classes: Decoder(s.latent_dim, s.width), None),
+    "sharp": Kind(SETTINGS["sharp"], lambda s, n: Decoder(s.latent_dim, s.width), SharpTrainer, on_vae=True),
+    "flow": Kind(SETTINGS["flow"], lambda s, n: Flow(s.latent_dim, n, s.width, s.blocks), FlowTrainer, on_vae=True),
 }
 
 
@@ -60,15 +65,19 @@ class History(NamedTuple):
         return f"{verb} {r['finished'][:10]}: {length} on {machine}, seed {self.settings.seed}."
 
 
+def origin_of(model: str, folder: Path) -> Json:
+    """What a run depends on beside data and settings: for some kinds, the VAE of the folder."""
+    return {"vae_sha256": sha256_of_file(weights_path(folder, "vae"))} if KINDS[model].on_vae else {}
+
+
 def train(
-    data: Dataset, settings: Settings, folder: Path, watch: Watch | None = None,
-    make_trainer: TrainerMaker | None = None, *,
-    on_step: OnStep | None = None, every: float = CHECKPOINT_SECONDS, **provenance: Any,
+    data: Dataset, settings: Settings, folder: Path, watch: Watch | None = None, *,
+    on_step: OnStep | None = None, every: float = CHECKPOINT_SECONDS,
 ) -> tuple[Any, History]:  # fmt: skip
-    """Train what `settings` say, into `folder`; `provenance` is what else the run depends on, kept in its history."""
-    make_trainer = make_trainer or KINDS[settings.model].trainer
-    if make_trainer is None:
-        raise UserError(f"a model {settings.model!r} is trained on another one; see helpers.sharp")
+    """Train what `settings` say, into `folder`, for some kinds on the VAE that lies there."""
+    make_trainer = KINDS[settings.model].trainer
+    if KINDS[settings.model].on_vae:
+        make_trainer = partial(make_trainer, vae=load_vae(weights_path(folder, "vae")))
     checkpoint, processes = checkpoint_path(folder, settings.model), accelerator()
     model, records = build_model(settings, len(data.class_names)), []
     on_step = on_step if processes.is_main_process else None
@@ -77,7 +86,11 @@ def train(
         if watch and processes.is_main_process:
             watch(record, model)
     run = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": records[-1]["seconds"]}
-    run |= {"parameters": sum(p.numel() for p in model.parameters()), **environment(), **provenance}
+    run |= {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **environment(),
+        **origin_of(settings.model, folder),
+    }
     history = History(settings, run, records, loaded=False)
     model.eval()
     if processes.is_main_process:
@@ -88,19 +101,19 @@ def train(
 
 
 def load_or_train(
-    data: Dataset, settings: Settings, folder: Path, watch: Watch | None = None,
-    make_trainer: TrainerMaker | None = None, *,
-    on_step: OnStep | None = None, fresh: bool = False, **provenance: Any,
+    data: Dataset, settings: Settings, folder: Path, watch: Watch | None = None, *,
+    on_step: OnStep | None = None, fresh: bool = False,
 ) -> tuple[Any, History]:  # fmt: skip
-    """The stored run, replayed to `watch`, when its settings and `provenance` are those asked for, else a new one."""
+    """The stored run, replayed to `watch`, when its settings and the VAE it depends on fit, else a new one."""
     history = None if fresh else stored_history(folder, settings.model)
-    if history and history.settings == settings and provenance.items() <= history.run.items():
+    origin = origin_of(settings.model, folder)
+    if history and history.settings == settings and origin.items() <= history.run.items():
         model, _ = load_model(weights_path(folder, settings.model))
         for record in history.records:
             if watch:
                 watch(record, model)
         return model, history
-    return train(data, settings, folder, watch, make_trainer, on_step=on_step, **provenance)
+    return train(data, settings, folder, watch, on_step=on_step)
 
 
 def save_run(folder: Path, model: nn.Module, history: History, class_names: tuple[str, ...]) -> None:

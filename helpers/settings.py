@@ -157,8 +157,25 @@ class SharpSettings(Settings):
     critic_weight: Weight = 0.5
 
 
+class FlowSettings(Settings):
+    """The learned prior, a flow of the codes of a VAE."""
+
+    model: Literal["flow"] = "flow"
+    translate: Literal[0] = 0  # the codes of shifted images are not computed
+    latent_dim: Length = 128
+    width: Width = 384
+    blocks: Positive = 4
+    epochs: Positive = 150
+    batch_size: Annotated[int, Field(ge=2, le=LARGEST)] = 1000
+    muon_rate: Weight = 4.0  # the learning rate of Muon, for inner layers, in units of lr
+    weight_decay: Weight = 0.0  # of the layers that Muon moves
+    hidden: Smoothing = 0.1  # the share of examples whose class is not told, so that it also knows all classes
+    average: Positive = 1000  # steps over which the weights that are kept are averaged, in a long run
+
+
 SETTINGS: dict[str, type[Settings]] = {
-    "vae": VAESettings, "autoencoder": AutoencoderSettings, "judge": JudgeSettings, "sharp": SharpSettings,
+    "vae": VAESettings, "autoencoder": AutoencoderSettings, "judge": JudgeSettings,
+    "sharp": SharpSettings, "flow": FlowSettings,
 }  # fmt: skip
 
 

@@ -8,19 +8,16 @@ Sources: Blau & Michaeli, The Perception-Distortion Tradeoff, CVPR 2018; Zhang e
 between normalised features); Isola et al., CVPR 2017 (the patch critic); Lim & Ye, 2017 (the hinge loss).
 """
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .data import Augmentation, Dataset, batches
-from .engine import Record, Tensors, sha256_of_file, weights_path
+from .engine import Record, Tensors
 from .engine.runtime import RunningMeans
 from .loop import Batch, Training
 from .models import VAE, Decoder
-from .run import History, OnStep, Watch, load_or_train, load_vae, train
 from .settings import SharpSettings
 
 
@@ -62,10 +59,6 @@ class SharpTrainer(Training):
             pair = nn.ModuleDict({"decoder": decoder, "critic": Critic(settings.width)})
         super().__init__(pair, data, settings, Augmentation(settings.translate, settings.flip), settings.latent_dim)
         self.decoder, self.critic = (self.prepared(part) for part in self.model.values())
-
-    def prepared(self, model: nn.Module) -> Any:
-        """Decoder and critic by themselves, because a step has a loss for each; the pair is never called."""
-        return model if isinstance(model, nn.ModuleDict) else super().prepared(model)
 
     def make_optimisers(self) -> list[torch.optim.Optimizer]:
         """The critic learns faster, or the decoder, which answers its every step, leaves it nothing to see."""
@@ -133,23 +126,3 @@ class SharpTrainer(Training):
             losses, made = self.losses(x, eps)
             sums.add(losses | {"mse": (made - x).square().mean((1, 2, 3))})
         return sums.means("validation")
-
-
-def _on_stored_vae(folder: Path) -> dict[str, Any]:
-    """The trainer on the VAE of a folder, and the SHA-256 that says whose code the decoder reads."""
-    weights = weights_path(folder, "vae")
-    return {"make_trainer": partial(SharpTrainer, vae=load_vae(weights)), "vae_sha256": sha256_of_file(weights)}
-
-
-def train_sharp(
-    data: Dataset, settings: SharpSettings, folder: Path, watch: Watch | None = None, on_step: OnStep | None = None
-) -> tuple[Decoder, History]:
-    """`run.train` on the codes of the VAE that lies in `folder`."""
-    return train(data, settings, folder, watch, on_step=on_step, **_on_stored_vae(folder))
-
-
-def load_or_train_sharp(
-    data: Dataset, settings: SharpSettings, folder: Path, *, on_step: OnStep | None = None, fresh: bool = False
-) -> tuple[Decoder, History]:
-    """`run.load_or_train` on the codes of the VAE that lies in `folder`."""
-    return load_or_train(data, settings, folder, on_step=on_step, fresh=fresh, **_on_stored_vae(folder))

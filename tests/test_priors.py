@@ -12,11 +12,9 @@ from helpers.priors import (
     class_gaussians,
     codes_of,
     encode_all,
-    fit_mixture,
-    load_or_fit_densities,
+    load_or_fit_gaussians,
     posterior_samples,
-    sample_all_classes,
-    sample_mixture,
+    sample_gaussians,
     slerp,
     standard_normal,
 )
@@ -28,21 +26,25 @@ def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_fitted_mixture_gives_back_the_moments_of_its_codes() -> None:
-    codes = normal(4000, 3) @ torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 0, 0.5]]) + 1
-    drawn = sample_mixture(fit_mixture(codes, components=2), 20_000, seed=1)
-    assert drawn.mean(0).tolist() == pytest.approx(codes.mean(0).tolist(), abs=0.1)
-    assert torch.allclose(drawn.T.cov(), codes.T.cov(), atol=0.25)
-
-
-def test_codes_of_one_class_and_of_all_come_from_where_they_should() -> None:
+def test_codes_come_from_the_gaussian_of_their_class() -> None:
     labels = torch.arange(600) % 3
     gaussians = class_gaussians(0.1 * normal(600, 2) + 10.0 * labels[:, None], labels)
-    assert len(class_gaussians(normal(4, 2), torch.tensor([0, 0, 1, 2]))) == 1  # one code has no covariance
-    assert sample_all_classes(gaussians[2:], 50).mean().item() == pytest.approx(20, abs=0.1)
-    drawn = (sample_all_classes(gaussians, 300, seed=1).mean(1) / 10).round().long()
-    assert drawn.bincount().tolist() == [100, 100, 100]
-    assert all(part.bincount(minlength=3).min() >= 10 for part in drawn.split(75))  # not sorted by class
+    asked = torch.arange(3000) % 3
+    drawn = sample_gaussians(gaussians, asked, seed=1)
+    assert torch.equal((drawn.mean(1) / 10).round().long(), asked)
+    assert drawn[asked == 2].std().item() == pytest.approx(0.1, rel=0.1)
+    assert torch.equal(drawn, sample_gaussians(gaussians, asked, seed=1))
+    correlated = normal(4000, 2) @ torch.tensor([[1.0, 2.0], [0.0, 0.5]])
+    alone = sample_gaussians(class_gaussians(correlated, torch.zeros(4000).long()), torch.zeros(4000).long(), seed=5)
+    assert torch.allclose(alone.T.cov(), correlated.T.cov(), atol=0.3)
+
+
+def test_a_class_of_a_single_code_has_the_gaussian_of_all() -> None:
+    codes, labels = normal(5, 2), torch.tensor([0, 0, 0, 1, 3])
+    gaussians = class_gaussians(codes, labels)
+    for label in (1, 2, 3):
+        assert torch.allclose(gaussians.loc[label], codes.double().mean(0))
+    assert torch.allclose(gaussians.loc[0], codes[:3].double().mean(0))
 
 
 def test_the_temperature_is_the_width_of_the_prior() -> None:
@@ -83,20 +85,18 @@ def test_an_evaluation_leaves_its_codes_for_others(photos: Dataset, trained: Pat
     assert torch.equal(mu, expected[0]) and torch.equal(std, expected[1])
 
 
-def test_fitted_densities_are_stored_and_draw_the_same_codes_again(tmp_path: Path) -> None:
-    asked, labels, path = [], torch.arange(600) % 3, tmp_path / "densities.safetensors"
+def test_fitted_gaussians_are_stored_and_draw_the_same_codes_again(tmp_path: Path) -> None:
+    asked, labels, path = [], torch.arange(600) % 3, tmp_path / "gaussians.safetensors"
 
     def codes() -> tuple[torch.Tensor, torch.Tensor]:
         asked.append(1)
         return normal(600, 4) + labels[:, None], torch.full((600, 4), 0.1)
 
-    first, again = (load_or_fit_densities(path, codes, labels, {"vae": "a"}) for _ in range(2))
+    first, again = (load_or_fit_gaussians(path, codes, labels, {"vae": "a"}) for _ in range(2))
     assert len(asked) == 1
-    z = posterior_samples(codes())
-    fitted, gaussians = fit_mixture(z, components=10), class_gaussians(z, labels)
-    assert again[0].score(z.double().numpy()) == pytest.approx(fitted.score(z.numpy()), rel=1e-4)
-    for drawn in (first, again):
-        assert torch.allclose(sample_mixture(drawn[0], 50, 1), sample_mixture(fitted, 50, 1), atol=1e-3)
-        assert torch.allclose(sample_all_classes(drawn[1], 50), sample_all_classes(gaussians, 50), atol=1e-4)
-    load_or_fit_densities(path, codes, labels, {"vae": "b"})
+    fitted = class_gaussians(posterior_samples(codes()), labels)
+    for gaussians in (first, again):
+        drawn, expected = (sample_gaussians(g, labels) for g in (gaussians, fitted))
+        assert torch.allclose(drawn, expected, atol=1e-4)
+    load_or_fit_gaussians(path, codes, labels, {"vae": "b"})
     assert len(asked) == 3

@@ -1,5 +1,6 @@
 """A run in files: what is stored can be read again, and only what fits is used."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ from helpers.run import KINDS, build_model, load_history, load_model, load_or_tr
 from helpers.settings import SETTINGS, Settings, profile_settings
 from helpers.training import fit
 
+from .conftest import TINY
+
 
 def test_every_kind_of_model_can_be_built_from_its_settings() -> None:
     assert KINDS.keys() == SETTINGS.keys()
     for kind in KINDS:
-        assert sum(p.numel() for p in build_model(profile_settings("smoke", kind), 10).parameters()) > 1e5
-    with pytest.raises(UserError, match="helpers.sharp"):
-        train(None, profile_settings("smoke", "sharp"), Path("nowhere"))  # type: ignore[arg-type]
+        assert sum(p.numel() for p in build_model(profile_settings("smoke", kind), 10).parameters()) > 5e4
+    for kind in ("sharp", "flow"):
+        with pytest.raises(UserError, match=r"vae.safetensors does not exist"):
+            train(None, profile_settings("smoke", kind), Path("nowhere"))  # type: ignore[arg-type]
 
 
 def test_the_stored_vae_reads_writes_and_classifies(trained: Path, photos: Dataset) -> None:
@@ -86,3 +90,21 @@ def test_the_judge_learns_and_takes_no_part_in_a_vae(photos: Dataset, tmp_path: 
 def test_loaded_weights_are_in_evaluation_mode(trained: Path) -> None:
     model, _ = load_model(weights_path(trained, "vae"))
     assert not model.training and all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sharp", "flow"])
+def test_what_is_trained_on_a_vae_leaves_it_alone_and_knows_which_it_was(
+    kind: str, photos: Dataset, tiny: Settings, trained: Path, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copy(weights_path(trained, "vae"), tmp_path))
+    before = weights.read_bytes()
+    settings = profile_settings("smoke", kind, "photos", **TINY)
+    model, _ = train(photos, settings, tmp_path)
+    assert weights.read_bytes() == before and not checkpoint_path(tmp_path, kind).exists()
+    again, history = load_or_train(photos, settings, tmp_path)
+    assert history.loaded
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters(), strict=True))
+    train(photos, tiny.replace(seed=5), tmp_path)  # another VAE in its place
+    assert not load_or_train(photos, settings, tmp_path)[1].loaded
+    assert load_history(tmp_path, kind).run["vae_sha256"] != history.run["vae_sha256"]

@@ -40,7 +40,7 @@ def test_what_describes_no_known_kind_is_refused(values: dict) -> None:
 
 
 def test_a_kind_has_only_the_settings_that_mean_something_for_it() -> None:
-    assert not {"beta", "pixel_weight", "cutout"} & set(SETTINGS["sharp"].model_fields) - {"pixel_weight"}
+    assert not {"beta", "blocks", "cutout"} & set(SETTINGS["sharp"].model_fields)
     assert not {"latent_dim", "beta", "sigma"} & set(SETTINGS["judge"].model_fields)
     assert "beta" not in SETTINGS["autoencoder"].model_fields
     with pytest.raises(UserError, match="unknown setting 'accumulate'"):

@@ -1,15 +1,16 @@
 """The sharp decoder learns what it should, and leaves the VAE alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.data import Dataset
-from helpers.engine.files import checkpoint_path, weights_path
-from helpers.run import build_model, load_history, load_vae, train
-from helpers.settings import Settings, profile_settings
-from helpers.sharp import Critic, SharpTrainer, feature_distance, load_or_train_sharp, train_sharp
+from helpers.engine.files import weights_path
+from helpers.run import build_model, load_vae, train
+from helpers.settings import profile_settings
+from helpers.sharp import Critic, SharpTrainer, feature_distance
 
 from .conftest import TINY
 
@@ -52,24 +53,16 @@ def test_the_decoder_follows_the_critic_only_as_far_as_it_knows_something(photos
 
 
 @pytest.mark.slow
-def test_the_sharp_decoder_leaves_the_vae_alone_and_knows_whose_code_it_reads(
-    photos: Dataset, tiny: Settings, trained: Path, tmp_path: Path
+def test_the_sharp_decoder_comes_nearer_in_features_and_depends_on_its_seed_alone(
+    photos: Dataset, trained: Path, tmp_path: Path
 ) -> None:
-    weights = weights_path(trained, "vae")
-    before = weights.read_bytes()
-    (tmp_path / weights.name).write_bytes(before)
+    shutil.copy(weights_path(trained, "vae"), tmp_path)
     settings = profile_settings("smoke", "sharp", "photos", **TINY | {"epochs": 3})
-    decoder, history = train_sharp(photos, settings, tmp_path)
+    decoder, history = train(photos, settings, tmp_path)
     first, *_, last = history.records
     assert last["validation_feature"] < first["validation_feature"]
-    assert weights.read_bytes() == before and not checkpoint_path(tmp_path, "sharp").exists()
     z = torch.zeros(2, TINY["latent_dim"])
-    vae = load_vae(tmp_path / weights.name)
-    assert decoder(z).shape == (2, 3, 32, 32) and not torch.equal(decoder(z), vae.decode(z))
+    assert decoder(z).shape == (2, 3, 32, 32)
+    assert not torch.equal(decoder(z), load_vae(weights_path(tmp_path, "vae")).decode(z))
     torch.manual_seed(99)  # the critic's first weights depend on the seed of the settings, not on what ran before
-    assert torch.equal(train_sharp(photos, settings, tmp_path)[0](z), decoder(z))
-    again, history = load_or_train_sharp(photos, settings, tmp_path)
-    assert history.loaded and torch.equal(again(z), decoder(z))
-    train(photos, tiny.replace(seed=5), tmp_path)  # another VAE in its place
-    assert not load_or_train_sharp(photos, settings, tmp_path)[1].loaded
-    assert load_history(tmp_path, "sharp").run["vae_sha256"] != history.run["vae_sha256"]
+    assert torch.equal(train(photos, settings, tmp_path)[0](z), decoder(z))

@@ -8,12 +8,16 @@ anew. The fairest opponent is a VAE with UvA's plain convolutions and a learned 
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typer import Option
@@ -163,6 +167,14 @@ PEERS: dict[str, Callable[[Dataset, float], Trained]] = {
 }  # fmt: skip
 
 
+def mixture_samples(codes: Tensor, n: int) -> Tensor:
+    """n codes (n, d) from ten Gaussians with full covariances fitted to codes (m, d)."""
+    mixture = GaussianMixture(10, max_iter=30, reg_covar=1e-4, random_state=0)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # the cap on iterations is meant
+        drawn, _ = mixture.fit(codes.numpy()).sample(n)
+    return torch.from_numpy(np.random.default_rng(0).permutation(drawn)).float()
+
+
 @torch.no_grad()
 def features_of(model: Autoencoder, codes: Tensor, judge: Judge) -> Tensor:
     """The judge's features of the images of codes (n, LATENT)."""
@@ -188,7 +200,7 @@ def peer_row(trained: Trained, data: Dataset, judge: Judge) -> dict[str, Any]:
         known = codes = in_batches(model.code, data.train.images, model.device)
     few = data.train.labels[:10_000]
     row["probe_accuracy"] = metrics.linear_probe(known[: len(few)], few, unseen, data.test.labels).value
-    real, mixture = judge_images(judge, data.test.images)[0], priors.sample_mixture(priors.fit_mixture(codes), n)
+    real, mixture = judge_images(judge, data.test.images)[0], mixture_samples(codes, n)
     sources = {"reconstructions": unseen, "N(0, I)": priors.standard_normal(n, LATENT), "mixture": mixture}
     row["frechet"] = {k: samples.frechet_distance(features_of(model, z, judge), real) for k, z in sources.items()}
     parameters = sum(p.numel() for name, p in model.named_parameters() if "head" not in name)

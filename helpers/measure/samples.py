@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.fft import dctn
 from scipy.stats import mannwhitneyu
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -29,17 +30,37 @@ def score(real: Tensor, features: Tensor, predicted: Tensor, radius: Tensor | No
     }
 
 
+def block_spectrum(images: Tensor) -> Tensor:
+    """Log power of the grey picture at each frequency of 8x8 blocks, as JPEG has them; uint8 (n, 3, h, w) -> (n, 64).
+
+    A space that no classifier made: it sees sharpness, noise and grids, and nothing of what a picture shows.
+    """
+    n, _, h, w = images.shape
+    blocks = images.float().mean(1).view(n, h // 8, 8, w // 8, 8).numpy()
+    power = np.square(dctn(blocks, axes=(2, 4), norm="ortho")).mean((1, 3))
+    return torch.from_numpy(power).view(n, 64).add(1 / 12).log()  # 1/12: what rounding to bytes adds everywhere
+
+
 def stored_scores(
-    path: Path, makers: dict[str, Callable[[], Tensor]], judge: Judge, real: Tensor, held_out: Tensor, origin: Json
-) -> dict[str, Json]:
-    """By maker its `score` and "to_validation", the Frechet distance to `held_out`; kept for one `origin` and names."""
+    path: Path, makers: dict[str, Callable[[], Tensor]], judge: Judge, real: Tensor, held_out: Tensor, origin: Json,
+    asked: dict[str, Tensor] | None = None,
+) -> dict[str, Json]:  # fmt: skip
+    """By maker its `score` against `real` images, uint8 (n, 3, h, w), kept for one `origin` and the same names.
+
+    With "spectrum", the Frechet distance of `block_spectrum`; "to_validation", the Frechet distance to the `held_out`
+    images; and where labels (n,) were `asked` for, "agreement": the share in which the judge sees that class.
+    """
 
     def compute() -> Json:
-        radius, rows = neighbour_distance(real), {}
+        (features, _), (near, _) = judge_images(judge, real), judge_images(judge, held_out)
+        radius, spectrum, rows = neighbour_distance(features), block_spectrum(real), {}
         for name, make in bar(makers.items(), "scoring", len(makers)):
-            features, predicted = judge_images(judge, make())
-            rows[name] = score(real, features, predicted, radius)
-            rows[name]["to_validation"] = frechet_distance(features, held_out)
+            made, predicted = judge_images(judge, images := make())
+            rows[name] = score(features, made, predicted, radius)
+            rows[name]["spectrum"] = frechet_distance(block_spectrum(images), spectrum)
+            rows[name]["to_validation"] = frechet_distance(made, near)
+            if asked and name in asked:
+                rows[name]["agreement"] = predicted.eq(asked[name]).double().mean().item()
         return {"scores": rows}
 
     return cached_json(path, {**origin, "names": list(makers)}, compute)["scores"]

@@ -9,6 +9,7 @@ from ..engine import ROOT, UserError, read_json, seal, sha256_of_file, write_jso
 from ..engine.kernels import sha256_of_package
 
 NOTEBOOKS = ROOT / "notebooks"
+TRAINED = (".safetensors", "_history.json")  # ends of the files that a training leaves
 # What each notebook, in the order of running, must leave in the output folder.
 PROMISED: dict[str, tuple[str, ...]] = {
     "01_data_exploration": ("data.json", "class_examples.png", "pca_spectrum.png", "near_duplicates.png"),
@@ -20,16 +21,15 @@ PROMISED: dict[str, tuple[str, ...]] = {
         "out_of_distribution.png", *(f"{s}_{kind}_plot.png" for s in SPLITS for kind in ("regression", "data_points")),
     ),
     "05_generation": (
-        "generation.json", "samples.png", "sharp.png", "scores.png", "peers.png", "class_samples.png", "overview.png",
-        "interpolations.png", "arithmetic.png", "temperatures.png", "neighbours.png", "sample_scores.json",
-        "flow.safetensors", "densities.safetensors", "judge.safetensors", "judge_history.json", "sharp.safetensors",
-        "sharp_history.json",
+        "generation.json", "samples.png", "sharp.png", "plane.png", "scores.png", "peers.png", "class_samples.png",
+        "overview.png", "interpolations.png", "arithmetic.png", "temperatures.png", "neighbours.png",
+        "guidance_scores.json", "sample_scores.json", "gaussians.safetensors",
+        *(f"{kind}{end}" for kind in ("flow", "sharp", "judge") for end in TRAINED),
     ),
     "06_compression": ("codec.safetensors", "compression.json", "rate_distortion.png", "equal_bytes.png"),
     "07_latent_explorer": ("latent_directions.png", "explorer.safetensors"),
 }  # fmt: skip
-TRAINED = (".safetensors", "_history.json")  # ends of the files that a training leaves
-STORED = (*TRAINED, "sample_scores.json")  # ends of what an earlier run may have left for this one
+STORED = (*TRAINED, "_scores.json")  # ends of what an earlier run may have left for this one
 
 
 def notebook_path(name: str) -> Path:

@@ -84,7 +84,7 @@ def render_markdown(folder: Path, target: Path) -> str:
 
     names: dict[str, Any] = {"figure": figure, "table": table, "stored": stored, "results": results}
     names |= {"m": provenance, "vector": rows.array}
-    names |= {kind: read_json(history_path(folder, kind)) for kind in ("vae", "autoencoder", "judge", "sharp")}
+    names |= {kind: read_json(history_path(folder, kind)) for kind in ("vae", "autoencoder", "judge", "sharp", "flow")}
     names |= {name: read_json(folder / f"{name}.json") for name in ("data", "training", "generation", "compression")}
     try:
         text = MARKDOWN.from_string(SOURCE.read_text(encoding="utf-8")).render(names)

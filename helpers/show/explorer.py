@@ -8,7 +8,7 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..priors import slerp
 from .images import pixels
@@ -61,10 +61,15 @@ class WithStill(widgets.VBox):
 
 
 class LatentExplorer(WithStill):
-    """Sliders along the first directions, and all that is read off the code; `neighbours`: (m, 3, h, w) uint8."""
+    """Sliders along the first directions, and all that is read off the code; `neighbours`: (m, 3, h, w) uint8.
 
-    def __init__(self, reader: Reader, parts: ExplorerData, neighbours: Tensor, still: np.ndarray) -> None:
-        self.reader, self.parts, self.neighbours, self.still = reader, parts, neighbours, still
+    `sharp`: codes (n, d) -> images (n, 3, h, w), shown instead of the decoder's mean while the switch says so.
+    """
+
+    def __init__(
+        self, reader: Reader, parts: ExplorerData, neighbours: Tensor, still: np.ndarray, sharp: nn.Module
+    ) -> None:
+        self.reader, self.parts, self.neighbours, self.still, self.sharp = reader, parts, neighbours, still, sharp
         self.places, self.quiet = parts.directions.place(parts.codes), False
         self.noise = torch.Generator().manual_seed(0)
         self.picker = Picker(parts.starts, "start at")
@@ -75,14 +80,16 @@ class LatentExplorer(WithStill):
             self.sliders.append(widgets.FloatSlider(min=-4, max=4, **options, **WIDE))
         tip = "Scales the distance from the mean code: 0 is the mean, 1 the code as it is"
         self.temperature = widgets.FloatSlider(1, max=2, step=0.05, description="temperature", tooltip=tip, **WIDE)
+        tips = ["The mean of p(x|z), the decoder of the VAE", "The second decoder, trained to look right"]
+        self.shown = widgets.ToggleButtons(options=["mean", "sharp"], tooltips=tips, description="decoder")
         self.image, self.nearest = image_widget("decoded-image", 256), image_widget("nearest-image", 96)
         self.belief, self.note = widgets.HTML(), widgets.HTML()
-        left = widgets.VBox([self.picker, *self.sliders, self.temperature, widgets.HBox(self.buttons())])
+        left = widgets.VBox([self.picker, *self.sliders, self.temperature, self.shown, widgets.HBox(self.buttons())])
         right = widgets.VBox([self.image, self.note, widgets.HTML("nearest training image:"), self.nearest])
         super().__init__([widgets.HBox([left, right, self.belief], layout=PICTURE)])
         self.picker.start.observe(lambda _: self.move(), "value")
-        for slider in (self.temperature, *self.sliders):
-            slider.observe(self.redraw, "value")
+        for control in (self.temperature, self.shown, *self.sliders):
+            control.observe(self.redraw, "value")
         self.move()
 
     def buttons(self) -> list[widgets.Button]:
@@ -111,8 +118,9 @@ class LatentExplorer(WithStill):
         if change is not None and change["owner"] in self.sliders:
             self.place[self.sliders.index(change["owner"])] = change["new"]
         code = self.parts.directions.code(self.place, self.temperature.value)
-        reading = self.reader(code[None].to(self.reader.mean.device))
-        self.image.value = enlarged_png(pixels(reading.image)[0], 8)
+        z = code[None].to(self.reader.mean.device)
+        reading = self.reader(z)
+        self.image.value = enlarged_png(pixels(reading.image if self.shown.value == "mean" else self.sharp(z))[0], 8)
         self.nearest.value = enlarged_png(pixels(self.neighbours[reading.nearest.item()]), 3)
         self.note.value = f"<b>{reading.size.item():.1f}</b> bytes: ideal code length at quality 1, without a header"
         table = "<table><caption>belief of the classifier, from the code alone</caption>"

@@ -155,7 +155,7 @@ async function begin() {
     say("Live: the decoder runs in this page. Every slider moves at once; arrow keys work.");
     body.dataset.engine = "decoder";
   } catch (error) {
-    document.querySelector(".explorer-panels").hidden = document.querySelector(".explorer-morph").hidden = true;
+    document.querySelectorAll(".explorer-panels, .explorer-morph").forEach((part) => part.remove());
     say(`The decoder cannot run here (${error.message}); the figure below shows what the sliders do.`);
     body.dataset.engine = "none";
   }

@@ -20,7 +20,7 @@ from helpers.engine.errors import UserError
 from helpers.engine.files import ROOT, checkpoint_path, history_path, weights_path
 from helpers.engine.signals import Stopped
 from helpers.loop import Batch
-from helpers.run import build_model, load_history, train
+from helpers.run import KINDS, build_model, load_history, train
 from helpers.settings import Settings, profile_settings
 from helpers.sources import load_data
 from helpers.training import Trainer
@@ -125,13 +125,14 @@ class InterruptedByHand(Interrupted):
     ("trainer", "code", "accumulate"), [(Interrupted, 143, 1), (InterruptedByHand, 130, 1), (Interrupted, 143, 3)]
 )
 def test_a_stop_inside_an_epoch_is_a_checkpoint_and_a_line(
-    trainer: type[Trainer], code: int, accumulate: int, photos: Dataset, tmp_path: Path
+    trainer: type[Trainer], code: int, accumulate: int, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small("photos", accumulate=accumulate, cutout=4)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     train(photos, settings, tmp_path / "whole")
-    with pytest.raises(Stopped, match=r"stopped after step 8 of 15.*continues") as stop:
-        train(photos, settings, tmp_path / "stopped", make_trainer=trainer)
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match=r"step 8 of 15.*continues") as stop:
+        patch.setitem(KINDS, "vae", KINDS["vae"]._replace(trainer=trainer))
+        train(photos, settings, tmp_path / "stopped")
     assert stop.value.exit_code == code and isinstance(stop.value, KeyboardInterrupt)
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert checkpoint_path(tmp_path / "stopped", "vae").is_file()

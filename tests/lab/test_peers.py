@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from helpers.data import Dataset, to_unit
 from helpers.evaluate import evaluate_model
 from helpers.judge import Judge
-from helpers.lab.peers import CLASSES, LATENT, PEERS, adopt, peer_row
+from helpers.lab.peers import CLASSES, LATENT, PEERS, adopt, mixture_samples, peer_row
 from helpers.measure.rows import by_column, first_in
 from helpers.models import VAE
 
@@ -40,3 +40,14 @@ def test_every_peer_that_is_here_trains_and_fills_its_row(photos: Dataset) -> No
     assert all(0 < row["probe_accuracy"] < 1 and row["images_per_second"] > 0 for row in rows.values())
     assert rows["PyTorch-VAE"]["calibrated_bpd"] < rows["PyTorch-VAE"]["bpd"]  # its own sigma is far from its error
     assert set(first_in(columns)) == set(columns) - {"rate (nats)"}
+
+
+def test_a_fitted_mixture_gives_back_the_moments_of_its_codes() -> None:
+    codes = (
+        torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+        @ torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 0, 0.5]])
+        + 1
+    )
+    drawn = mixture_samples(codes, 20_000)
+    assert drawn.mean(0).tolist() == pytest.approx(codes.mean(0).tolist(), abs=0.1)
+    assert torch.allclose(drawn.T.cov(), codes.T.cov(), atol=0.25)

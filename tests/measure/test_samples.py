@@ -1,5 +1,6 @@
 """Scores of samples give the known answers; the judge scores real images better than made ones."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,18 @@ def test_frechet_and_kernel_distance_agree_with_torchmetrics() -> None:
     assert samples.kernel_distance(x, y, block=200).value == pytest.approx(kernel.compute()[0].item(), rel=1e-4)
 
 
+def test_the_spectrum_of_blocks_knows_a_wave_noise_and_a_flat_picture() -> None:
+    place = torch.arange(32) % 8 + 0.5
+    rows, columns = (torch.cos(torch.pi / 8 * k * place) for k in (2, 3))
+    wave = (128 + 64 * rows[:, None] * columns).round().to(torch.uint8).expand(1, 3, 32, 32)
+    spectrum = samples.block_spectrum(wave).exp()[0].view(8, 8)
+    # An orthonormal wave has the norm 1: each block holds (64 * 4)^2 at its own frequency, little elsewhere.
+    assert spectrum[2, 3].item() == pytest.approx((64 * 4) ** 2, rel=0.02)
+    assert spectrum.flatten().sort().values[-3] < 20  # beside the mean and the wave, only rounding
+    flat = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)
+    assert samples.block_spectrum(flat)[0, 1:].tolist() == pytest.approx([math.log(1 / 12)] * 63, abs=1e-3)
+
+
 def test_the_kernel_distance_is_unbiased() -> None:
     same = samples.kernel_distance(normal(4000, 8, 0), normal(4000, 8, 1), block=500)
     assert abs(same.value) < 4 * same.stderr
@@ -105,7 +118,7 @@ def test_the_judge_scores_real_images_better_than_noise(judge: Judge, photos: Da
 
 
 def test_scores_are_kept_for_the_same_origin(judge: Judge, photos: Dataset, tmp_path: Path) -> None:
-    real, held_out = (judge_images(judge, x)[0] for x in (photos.test.images[:300], photos.validation.images[:300]))
+    real, held_out, labels = photos.test.images[:300], photos.validation.images[:300], photos.train.labels[:300]
     made, path = [], tmp_path / "sample_scores.json"
 
     def maker(name: str) -> Callable[[], torch.Tensor]:
@@ -113,13 +126,17 @@ def test_scores_are_kept_for_the_same_origin(judge: Judge, photos: Dataset, tmp_
         return lambda: made.append(name) or images  # type: ignore[func-returns-value]
 
     def scores(weights: str, *names: str) -> dict[str, dict[str, Any]]:
-        makers = {name: maker(name) for name in names}
-        return samples.stored_scores(path, makers, judge, real, held_out, {"weights": weights})
+        makers, origin = {name: maker(name) for name in names}, {"weights": weights}
+        return samples.stored_scores(path, makers, judge, real, held_out, origin, {"photos": labels})
 
     first = scores("a", "photos", "dark photos")
     features, predicted = judge_images(judge, photos.train.images[:300])
-    expected = samples.score(real, features, predicted)
-    assert first["photos"].pop("to_validation") == pytest.approx(samples.frechet_distance(features, held_out), rel=1e-5)
+    against, near = judge_images(judge, real)[0], judge_images(judge, held_out)[0]
+    expected = samples.score(against, features, predicted)
+    assert first["photos"]["agreement"] == pytest.approx(predicted.eq(labels).double().mean().item(), rel=1e-5)
+    dark = first["dark photos"]
+    assert "agreement" not in dark and dark["spectrum"] > 2 * first["photos"]["spectrum"]
+    assert first["photos"].pop("to_validation") == pytest.approx(samples.frechet_distance(features, near), rel=1e-5)
     assert first["photos"]["frechet"] == pytest.approx(expected["frechet"], rel=1e-5)
     assert first["photos"]["recall"] == pytest.approx(expected["recall"], rel=1e-5)
     assert first["dark photos"]["frechet"] > 2 * expected["frechet"]

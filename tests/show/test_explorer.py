@@ -24,9 +24,16 @@ from ..conftest import run_module
 STILL = np.zeros((32, 32, 3), np.uint8)
 
 
+class White(torch.nn.Module):
+    """A second decoder that cannot be taken for the first."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(z), 3, 32, 32)
+
+
 @pytest.fixture
 def explorer(reader: Reader, parts: ExplorerData, photos: Dataset) -> LatentExplorer:
-    return LatentExplorer(reader, parts, photos.train.images, STILL)
+    return LatentExplorer(reader, parts, photos.train.images, STILL, White())
 
 
 @torch.no_grad()
@@ -39,6 +46,15 @@ def difference(widget: ImageWidget, image: np.ndarray) -> int:
     shown = np.asarray(Image.open(io.BytesIO(widget.value)))
     step = len(shown) // 32
     return np.abs(shown[::step, ::step].astype(int) - image).max()
+
+
+def test_the_switch_chooses_the_decoder_and_leaves_the_rest(explorer: LatentExplorer) -> None:
+    mean, belief, note = explorer.image.value, explorer.belief.value, explorer.note.value
+    explorer.shown.value = "sharp"
+    assert difference(explorer.image, np.full((32, 32, 3), 255)) == 0
+    assert (explorer.belief.value, explorer.note.value) == (belief, note)
+    explorer.shown.value = "mean"
+    assert explorer.image.value == mean
 
 
 def test_a_slider_moves_the_picture_and_all_that_is_read_off_it(explorer: LatentExplorer, reader: Reader) -> None:
