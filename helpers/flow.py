@@ -52,7 +52,7 @@ class Block(nn.Module):
 class Flow(nn.Module):
     """v(z, t, label): the velocity of whitened codes z (n, d) at times t (n,); label (n,), `n_classes` = not told.
 
-    `centre` (d,) and `spread` (d, d) are the mean of the codes and a Cholesky factor of their covariance.
+    `centre` (d,) and `spread` (d, d): the mean of the training codes, and a Cholesky factor of their covariance.
     """
 
     centre: Tensor
@@ -78,7 +78,7 @@ class Flow(nn.Module):
         h = self.inward(z)
         for block in self.blocks:
             h = block(h, context)
-        # The network adds only what is not Gaussian; a small one alone hardly moves the noise.
+        # The network adds only what is not Gaussian.
         return self.outward(self.norm(h)).float() + linear_velocity(z, t)
 
     @torch.no_grad()
@@ -153,7 +153,7 @@ class FlowTrainer(Training):
         return (v - (z - e)).square().mean(1)
 
     def step(self, rows: Tensors) -> Tensors:  # type: ignore[override]
-        """One update of the moving weights and of their average, which starts as the mean of all so far."""
+        """One update of the moving weights and of their average, over about a tenth of the steps so far."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         errors = self.errors(self.moving, rows)

@@ -79,6 +79,7 @@ def train(
     if KINDS[settings.model].on_vae:
         make_trainer = partial(make_trainer, vae=load_vae(weights_path(folder, "vae")))
     checkpoint, processes = checkpoint_path(folder, settings.model), accelerator()
+    origin = origin_of(settings.model, folder) | environment()
     model, records = build_model(settings, len(data.class_names)), []
     on_step = on_step if processes.is_main_process else None
     for record in fit(model, data, settings, checkpoint, make_trainer, on_step=on_step, every=every):
@@ -86,16 +87,14 @@ def train(
         if watch and processes.is_main_process:
             watch(record, model)
     run = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": records[-1]["seconds"]}
-    run |= {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **environment(),
-        **origin_of(settings.model, folder),
-    }
+    run |= {"parameters": sum(p.numel() for p in model.parameters())} | origin
     history = History(settings, run, records, loaded=False)
     model.eval()
     if processes.is_main_process:
         save_run(folder, model, history, data.class_names)
-        checkpoint.unlink(missing_ok=True)
+        for kind in KINDS:  # what had begun on another VAE does not go on with this one
+            if kind == settings.model or (settings.model == "vae" and KINDS[kind].on_vae):
+                checkpoint_path(folder, kind).unlink(missing_ok=True)
     processes.wait_for_everyone()
     return model, history
 

@@ -170,7 +170,7 @@ class FlowSettings(Settings):
     muon_rate: Weight = 4.0  # the learning rate of Muon, for inner layers, in units of lr
     weight_decay: Weight = 0.0  # of the layers that Muon moves
     hidden: Smoothing = 0.1  # the share of examples whose class is not told, so that it also knows all classes
-    average: Positive = 1000  # steps over which the weights that are kept are averaged, in a long run
+    average: Positive = 1000  # the most steps over which the weights that are kept are averaged
 
 
 SETTINGS: dict[str, type[Settings]] = {
@@ -192,6 +192,7 @@ def profile_settings(profile: str = "full", model: str = "vae", dataset: str = "
         raise UserError(f"profile={profile!r} is not one of {', '.join(PROFILES)}")
     kind = settings_class(model)
     values = (PHOTO_CHANGES if dataset == "photos" else {}) | (SMOKE_CHANGES if profile == "smoke" else {})
+    values = {**values, "width": 384} if kind is FlowSettings and "width" in values else values  # not of convolutions
     known = {name: value for name, value in values.items() if name in kind.model_fields}
     return kind(**({"model": model, "dataset": dataset} | known | changes))
 

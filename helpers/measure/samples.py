@@ -38,7 +38,7 @@ def block_spectrum(images: Tensor) -> Tensor:
     n, _, h, w = images.shape
     blocks = images.float().mean(1).view(n, h // 8, 8, w // 8, 8).numpy()
     power = np.square(dctn(blocks, axes=(2, 4), norm="ortho")).mean((1, 3))
-    return torch.from_numpy(power).view(n, 64).add(1 / 12).log()  # 1/12: what rounding to bytes adds everywhere
+    return torch.from_numpy(power).view(n, 64).add(1 / 12).log()  # 1/12: rounding of one channel; flat blocks
 
 
 def stored_scores(

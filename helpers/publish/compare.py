@@ -52,7 +52,7 @@ def leaves(content: Any, place: str = "") -> dict[str, Any]:
     elif isinstance(content, list):
         rows = [part[:4] if isinstance(part, list) and len(part) == 8 else [] for part in content]
         parts = {
-            " ".join([str(i), *map(str, row)]): part for i, (row, part) in enumerate(zip(rows, content, strict=True))
+            " ".join(map(str, row)) or str(i): part for i, (row, part) in enumerate(zip(rows, content, strict=True))
         }
     else:
         return {place: content}

@@ -97,7 +97,7 @@ class LiveTraining(AbstractContextManager["LiveTraining"]):
 
 @contextmanager
 def waiting(label: str) -> Iterator[None]:
-    """A clock beside one long call whose inside nobody can see: `with waiting("fitting the mixture"):`."""
+    """A clock beside one long call whose inside nobody can see: `with waiting("encoding"):`."""
     done = threading.Event()
 
     def tick() -> None:
