@@ -22,7 +22,7 @@ def train_one(
     """Train one model without a notebook, with a line an epoch; stopped, it goes on from its last checkpoint.
 
     On eight GPUs, or else CPU processes: accelerate launch --multi_gpu --num_processes 8 -m helpers train vae.
-    Ctrl-C and SIGTERM make a checkpoint first. Sharp decoder and flow need the VAE of the same folder.
+    Ctrl-C and SIGTERM make a checkpoint first. Sharp decoder, flow and pixels need the VAE of the same folder.
     """
     raise_on_sigterm()
     team = accelerator()

@@ -52,13 +52,13 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.gelu = nn.GELU()
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(nn.functional.gelu(self.first(nn.functional.gelu(x))))
+        return x + self.second(self.gelu(self.first(self.gelu(x))))
 
 
 CENTRE = 0.47  # the mean of CIFAR-10's values: what a trunk subtracts, and the grey of what is hidden from it

@@ -16,6 +16,7 @@ from .engine.sealed import Json, check_fit, read_json, read_tensors, sha256_of_f
 from .flow import Flow, FlowTrainer
 from .judge import Judge
 from .models import VAE, Autoencoder, Decoder
+from .pixelcoder import PixelNet, PixelTrainer
 from .settings import SETTINGS, Settings, out_dir, profile_settings
 from .sharp import SharpTrainer
 from .training import Trainer, fit
@@ -39,6 +40,7 @@ KINDS = {
     "judge": Kind(SETTINGS["judge"], lambda s, n_classes: Judge(s.width, n_classes), Trainer),
     "sharp": Kind(SETTINGS["sharp"], lambda s, n: Decoder(s.latent_dim, s.width), SharpTrainer, on_vae=True),
     "flow": Kind(SETTINGS["flow"], lambda s, n: Flow(s.latent_dim, n, s.width, s.blocks), FlowTrainer, on_vae=True),
+    "pixels": Kind(SETTINGS["pixels"], lambda s, n: PixelNet(s.width, s.components), PixelTrainer, on_vae=True),
 }
 
 

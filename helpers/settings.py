@@ -13,7 +13,7 @@ PLACES = ("folder:", "array:")  # data sets that are not known by name but by wh
 Profile = Literal["full", "smoke"]
 PROFILES: tuple[str, ...] = get_args(Profile)
 
-# What a data set or a profile changes; names that a kind of model does not have are passed over.
+# What a data set or a profile changes; names that a kind of model does not have, or means otherwise, are passed over.
 PHOTO_CHANGES: dict[str, Any] = {"width": 16, "epochs": 12, "batch_size": 128, "translate": 0}
 # No cutout: in two epochs nothing can be overfitted, and codes and classes must become useful.
 SMOKE_CHANGES = {"n_train": 1024, "n_eval": 200, "width": 16, "epochs": 2, "batch_size": 128, "cutout": 0}
@@ -173,9 +173,24 @@ class FlowSettings(Settings):
     average: Positive = 1000  # the most steps over which the weights that are kept are averaged
 
 
+class PixelSettings(Settings):
+    """The network that codes pixels, for every step of quantisation, with and without the mean of a VAE."""
+
+    model: Literal["pixels"] = "pixels"
+    translate: Literal[0] = 0  # the means of shifted images are not computed
+    width: Width = 128
+    components: Positive = 5  # logistics of a mixture
+    epochs: Positive = 4
+    batch_size: Annotated[int, Field(ge=2, le=LARGEST)] = 16
+    muon_rate: Weight = 5.0  # the learning rate of Muon, for inner layers, in units of lr
+    lossless: Smoothing = 0.5  # the share of images whose step is 1
+    given: Smoothing = 0.3  # the share of images of which the decoder's mean is known
+    average: Positive = 1000  # the most steps over which the weights that are kept are averaged
+
+
 SETTINGS: dict[str, type[Settings]] = {
     "vae": VAESettings, "autoencoder": AutoencoderSettings, "judge": JudgeSettings,
-    "sharp": SharpSettings, "flow": FlowSettings,
+    "sharp": SharpSettings, "flow": FlowSettings, "pixels": PixelSettings,
 }  # fmt: skip
 
 
@@ -192,8 +207,10 @@ def profile_settings(profile: str = "full", model: str = "vae", dataset: str = "
         raise UserError(f"profile={profile!r} is not one of {', '.join(PROFILES)}")
     kind = settings_class(model)
     values = (PHOTO_CHANGES if dataset == "photos" else {}) | (SMOKE_CHANGES if profile == "smoke" else {})
-    values = {**values, "width": 384} if kind is FlowSettings and "width" in values else values  # not of convolutions
-    known = {name: value for name, value in values.items() if name in kind.model_fields}
+    own = {FlowSettings: {"width"}, PixelSettings: {"width", "batch_size", "epochs"}}.get(kind, set())
+    known = {name: value for name, value in values.items() if name in set(kind.model_fields) - own}
+    if profile == "smoke" and kind is PixelSettings:  # a step costs as much as many of another kind's
+        known |= {"n_train": 128, "n_eval": 40, "width": 16, "epochs": 2}
     return kind(**({"model": model, "dataset": dataset} | known | changes))
 
 

@@ -23,6 +23,7 @@ from helpers.engine.sealed import SEAL, read_json, read_tensors, seal, write_ten
 from helpers.engine.vaec import CHECKSUM, read_pictures
 from helpers.publish.pipeline import check_parameters, declared_parameters, parse_parameters
 from helpers.publish.plan import notebook_path
+from helpers.quality import Plan
 from helpers.run import load_history, load_model
 from helpers.show.theme import read_captions
 
@@ -199,7 +200,7 @@ def codec(trained: Path, photos: Dataset) -> Codec:
 
 @pytest.fixture(scope="module")
 def content(codec: Codec, photos: Dataset) -> bytes:
-    return codec.compress(photos.test.images[:5].permute(0, 2, 3, 1).numpy())
+    return codec.compress(photos.test.images[:5].permute(0, 2, 3, 1).numpy(), Plan.of(30))
 
 
 @bounded(150)

@@ -68,7 +68,8 @@ def test_what_the_system_refuses_is_one_line(body: str, code: int, said: str) ->
 
 
 def test_a_stop_while_a_command_line_is_imported_is_one_line() -> None:
-    lines = "import os, signal, sys, time\nsys.argv = ['-m']\nimport helpers.engine\n"
+    lines = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # `make test &`
+    lines += "sys.argv = ['-m']\nimport helpers.engine\n"
     lines += "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
     assert done.returncode == 130 and done.stderr.count("\n") == 1 and done.stderr.startswith("stopped"), done.stderr

@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from helpers.engine import read_json
 from helpers.engine.files import ROOT, home
 from helpers.measure.rows import load
 
@@ -126,6 +127,21 @@ def test_the_published_model_beats_the_linear_code_on_test() -> None:
     assert table.value("sigma") == pytest.approx(sampled, rel=0.01)  # the calibrated decoder, so the closed form holds:
     closed = math.log2(255 * sampled * math.sqrt(2 * math.pi * math.e)) + table.value("rate") / 3072 / math.log(2)
     assert table.value("bpd_density") == pytest.approx(closed, abs=1e-4)
+
+
+def test_the_readme_quotes_the_committed_codec() -> None:
+    measured = read_json(home("cifar10") / "compression.json")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = {"PCA with our coder": "PCA, coded as ours"}
+    targets = re.findall(r"(\d\d) dB \|", re.search(r"^\| \| 24 dB.*$", readme, re.M).group(0))
+    for label in ("ours", "PCA with our coder", "AVIF", "JPEG XL", "WebP"):
+        *cells, bits = re.search(rf"^\| {label} \|(.*)\|$", readme, re.M).group(1).replace(" ", "").split("|")
+        wanted = [measured["table"][target].get(names.get(label, label)) for target in targets]
+        assert cells == ["–" if value is None else f"{value:.0f}" for value in wanted], label
+        whole = measured["lossless"].get(label)
+        assert bits == ("–" if whole is None else f"{8 * whole / 3072:.2f}"), label
+    for part in ("decoder", "pixels"):
+        assert f"{measured['weights'][part]:,}" in readme
 
 
 def test_the_readme_quotes_the_committed_metrics() -> None:

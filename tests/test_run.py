@@ -21,7 +21,7 @@ from .conftest import TINY
 def test_every_kind_of_model_can_be_built_from_its_settings() -> None:
     assert KINDS.keys() == SETTINGS.keys()
     for kind in KINDS:
-        assert sum(p.numel() for p in build_model(profile_settings("smoke", kind), 10).parameters()) > 5e4
+        assert sum(p.numel() for p in build_model(profile_settings("smoke", kind), 10).parameters()) > 1e4
     for kind in ("sharp", "flow"):
         with pytest.raises(UserError, match=r"vae.safetensors does not exist"):
             train(None, profile_settings("smoke", kind), Path("nowhere"))  # type: ignore[arg-type]

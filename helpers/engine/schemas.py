@@ -43,7 +43,7 @@ FORMS: dict[str, type[BaseModel]] = {  # by a pattern of names of files
     r"data\.json": form(name=str, counts=dict[str, Count], class_names=list[str]),
     r"training\.json": form(failure=dict[str, Record], loss=Numbers),  # type: ignore[valid-type]
     r"generation\.json": form(n=Count, scores=dict[str, dict[str, Any]], best=str),
-    r"compression\.json": form(n=Count, bytes=list[float], psnr=list[float], needed=Numbers),
+    r"compression\.json": form(n=Count, bytes=list[float], psnr=list[float], lossless=Numbers),
     r"peers\.json": RootModel[dict[str, Peer]],  # type: ignore[valid-type]
     r"captions\.json": RootModel[dict[FigureName, Caption]],
     r"run\.json": form(

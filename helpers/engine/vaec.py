@@ -1,6 +1,7 @@
 """The .vaec container, tiles, and image files: everything about the codec that knows no network.
 
-magic "VAEC" | version | identity | number, height, width of the images | step | payload | CRC-32 of all before
+magic "VAEC" | version | number, height, width of the images | step of the rest, 0 = there is none, and its kind
+step and weights of the code, its bytes | code | CRC-32 || weights of the rest | rest | CRC-32 of all before
 """
 
 import os
@@ -12,48 +13,89 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from .errors import UserError
 from .files import cannot_write
 from .pictures import read_picture
+from .sealed import sha256_of_tensors
 
+KINDS = PIXELS, RESTORED, DETAIL = range(3)  # the second: the network's restorer has the last word, beyond any bound
+LARGEST = 2**26  # pixels of an image: more would need tens of gigabytes of memory
 SIZE = 32  # height and width of what the network sees
-MAGIC, VERSION = b"VAEC", 2
-HEADER, CHECKSUM = struct.Struct("<4sB8sIHHf"), struct.Struct("<I")
-OVERHEAD = HEADER.size + CHECKSUM.size  # 29 bytes beside the payload
+MAGIC, VERSION = b"VAEC", 3
+FIRST, IDENTITY, CHECKSUM = struct.Struct("<4sBIHHBBf8sI"), 8, struct.Struct("<I")
+OVERHEAD = FIRST.size + CHECKSUM.size  # 35 bytes of a file that ends with its code; a rest has 12 more
 
 
-class Header(NamedTuple):
-    """What stands before the payload; height and width are those of the images."""
+class Container(NamedTuple):
+    """What a file holds; height and width are those of the images."""
 
-    identity: bytes  # of the weights and the code model: 8 bytes of their SHA-256
     number: int  # of images
     height: int
     width: int
-    step: float  # of quantisation, in posterior widths
+    step: int = 0  # of the rest, in levels; 0 = the preview is all
+    kind: int = 0  # of the rest: one of KINDS
+    code_step: float = 0.0  # of quantisation, in posterior widths; 0 = there is no code, and so no preview
+    code_weights: bytes = bytes(IDENTITY)  # of the SHA-256 of the VAE and the code model
+    code: bytes = b""
+    weights: bytes = bytes(IDENTITY)  # of the rest
+    rest: bytes = b""
 
 
-def write_container(header: Header, payload: bytes) -> bytes:
+def write_container(parts: Container) -> bytes:
     """The file. Raises UserError when an image is too large for the header."""
-    if max(header.height, header.width) >= 2**16:
-        raise UserError(f"an image of {header.width}x{header.height} is too large; the limit is {2**16 - 1} on a side")
-    content = HEADER.pack(MAGIC, VERSION, *header) + payload
+    if max(parts.height, parts.width) >= 2**16 or parts.height * parts.width > LARGEST:
+        limit = f"the limit is {2**16 - 1} pixels on a side and {LARGEST:,} in all"
+        raise UserError(f"an image of {parts.width}x{parts.height} is too large; {limit}")
+    content = checked(FIRST.pack(MAGIC, VERSION, *parts[:7], len(parts.code)) + parts.code)
+    return checked(content + parts.weights + parts.rest) if parts.step else content
+
+
+def checked(content: bytes) -> bytes:
+    """With its CRC-32 behind it."""
     return content + CHECKSUM.pack(zlib.crc32(content))
 
 
-def read_container(content: bytes) -> tuple[Header, bytes]:
-    """Header and payload of a whole, undamaged file. Raises UserError on any other."""
+def read_container(content: bytes, *, preview: bool = False) -> Container:
+    """What a whole, undamaged file holds; with `preview` what its first part holds, whatever follows it.
+
+    Raises UserError on any other.
+    """
     if not content.startswith(MAGIC):
         raise UserError(f"not a file of this codec (it does not start with {MAGIC.decode()})")
     if len(content) >= OVERHEAD and content[len(MAGIC)] != VERSION:
         raise UserError(f"the file has version {content[len(MAGIC)]} of the format; this program reads {VERSION}")
-    covered, checksum = content[: -CHECKSUM.size], content[-CHECKSUM.size :]
-    if len(content) < OVERHEAD or checksum != CHECKSUM.pack(zlib.crc32(covered)):
+    fields = FIRST.unpack_from(content)[2:] if len(content) >= OVERHEAD else (0,)
+    length: int = fields[-1]
+    end = OVERHEAD + length
+    first, rest = content[: end - CHECKSUM.size], content[end:]
+    if len(content) < OVERHEAD or content[:end] != checked(first):
         raise UserError("the file is damaged: its checksum does not match (bytes are missing or changed)")
-    header, payload = Header(*HEADER.unpack_from(covered)[2:]), covered[HEADER.size :]
-    if not 0.1 < header.step < 100 or len(payload) % 4:
+    parts = Container(*fields[:-1])._replace(code=first[FIRST.size :])
+    coded = 0.01 < parts.code_step < 100 or (parts.code_step == 0 and not length)
+    possible = 0 < parts.height * parts.width <= LARGEST and (parts.code_step or parts.kind != DETAIL)
+    if not coded or not possible or length % 4 or parts.kind >= len(KINDS):
         raise UserError("the file is damaged: its header makes no sense")
-    return header, payload
+    if preview or (not parts.step and not rest):
+        return parts
+    payload = rest[IDENTITY : -CHECKSUM.size]
+    if len(rest) < IDENTITY + CHECKSUM.size or content != checked(content[: -CHECKSUM.size]) or len(payload) % 4:
+        hint = "; --preview shows what its first part holds" if parts.code_step else ""
+        raise UserError(f"the file is damaged: its last checksum does not match (bytes are missing or changed){hint}")
+    return parts._replace(weights=rest[:IDENTITY], rest=payload)
+
+
+def identity_of(tensors: dict[str, Tensor]) -> bytes:
+    """What a file says of the weights that wrote it."""
+    return bytes.fromhex(sha256_of_tensors(tensors))[:IDENTITY]
+
+
+def check_identity(found: bytes, own: bytes, name: str) -> None:
+    """Raises UserError when a file was made with other weights than those at hand."""
+    if found != own:
+        hint = f"({found.hex()}, not {own.hex()}); copy all files, name them with --weights"
+        raise UserError(f"the file was made with other weights or another {name} {hint}")
 
 
 def tile_grid(height: int, width: int) -> tuple[int, int]:
@@ -69,7 +111,7 @@ def to_tiles(images: np.ndarray) -> np.ndarray:
     return images.reshape(n, rows, SIZE, columns, SIZE, 3).swapaxes(2, 3).reshape(-1, SIZE, SIZE, 3)
 
 
-def from_tiles(tiles: np.ndarray, header: Header) -> np.ndarray:
+def from_tiles(tiles: np.ndarray, header: Container) -> np.ndarray:
     """The inverse: (n * tiles, 32, 32, 3) -> (n, height, width, 3)."""
     rows, columns = tile_grid(header.height, header.width)
     grid = tiles.reshape(header.number, rows, columns, SIZE, SIZE, 3).swapaxes(2, 3)
@@ -87,10 +129,10 @@ def check_images(images: np.ndarray, name: str, *, tile: bool) -> None:
 
 
 def read_pictures(paths: list[Path], *, tile: bool = False) -> np.ndarray:
-    """PNG, JPEG or .npy (uint8, one image or many) files as one array (n, h, w, 3). Raises UserError on any other."""
+    """Picture or .npy (uint8, one image or many) files as one array (n, h, w, 3). Raises UserError on any other."""
     parts: list[np.ndarray] = []
     for path in paths:
-        part = read_picture(path, ("PNG", "JPEG", ".npy"))
+        part = read_picture(path)
         part = part[None] if part.ndim == 3 else part
         check_images(part, str(path), tile=tile)
         if parts and part.shape[1:] != parts[0].shape[1:]:

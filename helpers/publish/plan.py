@@ -26,7 +26,10 @@ PROMISED: dict[str, tuple[str, ...]] = {
         "guidance_scores.json", "sample_scores.json", "gaussians.safetensors",
         *(f"{kind}{end}" for kind in ("flow", "sharp", "judge") for end in TRAINED),
     ),
-    "06_compression": ("codec.safetensors", "compression.json", "rate_distortion.png", "equal_bytes.png"),
+    "06_compression": (
+        "codec.safetensors", "detail.safetensors", "compression.json", "bit_map.png", "rate_distortion.png",
+        "qualities.png", "codec_scores.json", *(f"pixels{end}" for end in TRAINED),
+    ),
     "07_latent_explorer": ("latent_directions.png", "explorer.safetensors"),
 }  # fmt: skip
 STORED = (*TRAINED, "_scores.json")  # ends of what an earlier run may have left for this one

@@ -18,6 +18,7 @@ import typer
 from ..engine import EXERCISE, ROOT, UserError, history_path, read_json, write_whole
 from ..measure.metrics import Estimate
 from ..measure.rows import Row, load
+from ..run import KINDS
 from ..show.theme import read_captions
 from . import explorer_page
 from .page import Page
@@ -84,7 +85,7 @@ def render_markdown(folder: Path, target: Path) -> str:
 
     names: dict[str, Any] = {"figure": figure, "table": table, "stored": stored, "results": results}
     names |= {"m": provenance, "vector": rows.array}
-    names |= {kind: read_json(history_path(folder, kind)) for kind in ("vae", "autoencoder", "judge", "sharp", "flow")}
+    names |= {kind: read_json(history_path(folder, kind)) for kind in KINDS}
     names |= {name: read_json(folder / f"{name}.json") for name in ("data", "training", "generation", "compression")}
     try:
         text = MARKDOWN.from_string(SOURCE.read_text(encoding="utf-8")).render(names)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..codec import STEP, CodeModel
+from ..axes import STEP, CodeModel
 from ..data import Dataset
 from ..engine import UserError, read_tensors, sha256_of_file, weights_path, within, write_tensors
 from ..measure.directions import Directions, Effect

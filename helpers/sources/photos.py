@@ -38,6 +38,11 @@ def load_photos(reason: str) -> Dataset:
     return Dataset("photos", tuple(PurePath(place).stem for place in PHOTOS), train, validation, test, notice)
 
 
+def photos() -> dict[str, np.ndarray]:
+    """The photographs themselves by name, PHOTO_HEIGHT pixels high, uint8 (h, w, 3)."""
+    return {PurePath(place).stem: _read_photo(place) for place in PHOTOS}
+
+
 def photo_bands(width: int) -> dict[str, slice]:
     """The columns of a photo that each split may use: 0-64 % train, 64-80 % validation, 80-100 % test."""
     first, second = round(0.64 * width), round(0.80 * width)

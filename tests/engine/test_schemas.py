@@ -33,7 +33,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                  "environment": ENVIRONMENT},
     },
     "generation.json": {"n": 5, "scores": {"real": {"n": 5}}, "best": "real"},
-    "compression.json": {"n": 5, "bytes": [1.0], "psnr": [20.0], "needed": {}},
+    "compression.json": {"n": 5, "bytes": [1.0], "psnr": [20.0], "lossless": {}},
     "run.json": {
         "finished": "2026-01-01T00:00:00+00:00", "dataset": "photos", "profile": "smoke", "fresh": True,
         "seconds": {"01": 1.0}, "total_seconds": 1.0, "peak_mib": {"01": 500}, "environment": ENVIRONMENT,

@@ -21,22 +21,36 @@ def test_tiles_cover_images_of_any_size(size: tuple[int, int]) -> None:
     some = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     tiles = vaec.to_tiles(some)
     assert len(tiles) == 2 * np.prod(vaec.tile_grid(*size))
-    assert np.array_equal(vaec.from_tiles(tiles, vaec.Header(b"12345678", 2, *size, 1.0)), some)
+    assert np.array_equal(vaec.from_tiles(tiles, vaec.Container(2, *size)), some)
+
+
+WHOLE = vaec.Container(3, 40, 50, 4, vaec.RESTORED, 1.5, b"12345678", b"code", b"87654321", b"and pixels..")
 
 
 def test_a_container_holds_what_was_put_in() -> None:
-    header = vaec.Header(b"12345678", 3, 40, 50, 1.5)
-    content = vaec.write_container(header, b"12345678")
-    assert vaec.read_container(content) == (header, b"12345678") and len(content) == 8 + vaec.OVERHEAD == 37
-    for wrong, words in ((content[:9], "missing"), (content[:-1], "checksum"), (b"PNG" + content, "not a file of")):
+    content = vaec.write_container(WHOLE)
+    assert vaec.read_container(content) == WHOLE and len(content) == vaec.OVERHEAD + 4 + 12 + 12
+    code = WHOLE._replace(step=0, kind=0, weights=bytes(8), rest=b"")
+    assert vaec.read_container(vaec.write_container(code)) == code
+    assert len(vaec.write_container(code)) == vaec.OVERHEAD + 4
+    for wrong, words in ((content[:9], "missing"), (content[:38], "checksum"), (b"PNG" + content, "not a file of")):
         with pytest.raises(UserError, match=words):
             vaec.read_container(wrong)
     with pytest.raises(UserError, match="version 9"):
         vaec.read_container(content[:4] + b"\x09" + content[5:])
     with pytest.raises(UserError, match="makes no sense"):
-        vaec.read_container(vaec.write_container(header._replace(step=1e6), b""))
+        vaec.read_container(vaec.write_container(WHOLE._replace(code_step=1e6)))
     with pytest.raises(UserError, match="too large"):
-        vaec.write_container(header._replace(width=70_000), b"")
+        vaec.write_container(WHOLE._replace(width=70_000))
+
+
+def test_a_file_that_ends_early_still_has_its_first_part() -> None:
+    content = vaec.write_container(WHOLE)
+    for end in range(vaec.OVERHEAD + 4, len(content)):
+        first = vaec.read_container(content[:end], preview=True)
+        assert (first.code, first.rest) == (b"code", b"")
+        with pytest.raises(UserError, match="damaged.*--preview"):
+            vaec.read_container(content[:end])
 
 
 def test_image_files_of_all_kinds_become_one_array(images: np.ndarray, tmp_path: Path) -> None:
@@ -59,9 +73,9 @@ def test_image_files_of_all_kinds_become_one_array(images: np.ndarray, tmp_path:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("missing.png", "No such file"), ("broken.png", "it is no PNG or JPEG"), ("text.png", "it is no PNG or JPEG"),
-        ("float.npy", "must be uint8 .* not float64"), ("objects.npy", "it is no PNG"),
-        ("archive.npy", "it is no PNG"), ("", "Is a directory"),
+        ("missing.png", "No such file"), ("broken.png", "it is no picture"), ("text.png", "it is no picture"),
+        ("float.npy", "must be uint8 .* not float64"), ("objects.npy", "it is no picture"),
+        ("archive.npy", "it is no picture"), ("", "Is a directory"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_named(name: str, words: str, images: np.ndarray, tmp_path: Path) -> None:

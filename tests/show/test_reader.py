@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.stats import norm
 
 from helpers import trellis
-from helpers.codec import STEP, load_codec
+from helpers.axes import STEP
+from helpers.codec import load_codec
 from helpers.data import Dataset
 from helpers.engine.errors import UserError
 from helpers.priors import encode_all
