@@ -1,5 +1,8 @@
 """What every notebook opens with: its data, its settings, its folder, its gallery; and what it leaves."""
 
+import contextlib
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ def begin(profile: str, dataset: str, out: str, *, model: str = "vae", epochs: i
     if data.notice:
         say(f"> **{data.notice}**")
     sizes = " / ".join(f"{len(split):,}" for split in data.splits.values())
+    if link := colab(ROOT):
+        say(f"This course [in Colab]({link})")
     place = f"outs/{folder.name}" if Path.cwd().is_relative_to(ROOT) else folder
     say(f"Data: **{data.name}**, {sizes} images for train / validation / test. Results go to `{place}`.")
     return data, settings, folder, Gallery(folder, data.notice)
@@ -40,6 +45,16 @@ def say(text: str) -> None:
         print(text)
     else:
         display(Markdown(text))
+
+
+def colab(checkout: Path) -> str:
+    """Where Colab opens the notebooks of a checkout that came from GitHub; "" for any other."""
+    command = ["git", "-C", str(checkout), "remote", "get-url", "origin"]
+    with contextlib.suppress(OSError):  # there is no git
+        address = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False).stdout
+        found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(\.git)?\s*$", address)
+        return f"https://colab.research.google.com/github/{found[1]}" if found else ""
+    return ""
 
 
 def device() -> torch.device:

@@ -214,6 +214,31 @@ def test_the_browser_unpacks_what_python_packed(browser: Any, tmp_path: Path) ->
             assert bytes(numbers) == content
 
 
+def test_the_explorer_comes_first_and_starts_at_a_photograph(browser: Any, published: Path) -> None:
+    with opened(browser, published) as watched:
+        page = watched.page
+        assert ready(page) == "decoder"
+        after = "() => document.getElementById('latent-explorer').compareDocumentPosition("
+        assert page.evaluate(
+            after + "document.getElementById('task-formalization')) & Node.DOCUMENT_POSITION_FOLLOWING"
+        )
+        assert page.locator("nav a[href='#move-it-yourself']").count() == 1
+        assert page.locator("#ex-start option:checked").inner_text().startswith("horse, test image")
+        picture, slider = (page.locator(f"#{name}").bounding_box() for name in ("ex-image", "ex-0"))
+        assert picture["x"] + picture["width"] <= slider["x"] and abs(picture["y"] - slider["y"]) < 300
+        page.locator("#ex-random").click()
+        assert not page.locator("#ex-start").input_value() and not page.locator("#ex-origin-figure").is_visible()
+
+
+def test_no_table_is_cut_on_paper(browser: Any, published: Path) -> None:
+    for name in ("report.html", "appendix.html"):
+        with opened(browser, published.with_name(name), viewport={"width": 718, "height": 1000}) as watched:
+            watched.page.emulate_media(media="print")
+            cut = "(box) => box.scrollWidth > box.clientWidth + 1 && box.textContent.slice(0, 60)"
+            found = [box.evaluate(cut) for box in watched.page.locator(".wide").all()]
+            assert found and not any(found), name
+
+
 def test_class_random_temperature_and_reset(explored: Watched) -> None:
     page = explored.page
     name = page.locator("#ex-class option").nth(3).inner_text()

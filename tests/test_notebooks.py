@@ -67,12 +67,12 @@ class TestForm:
         first, *_, last = cells(path, "markdown")
         number = int(path.stem[:2])
         assert first.source.startswith(f"# {number} · ") and first.source.split("\n")[2].startswith("*")
-        for word in ("**You will**", "**Time**", "CPU", "**Reads**", "**Writes**"):
+        for word in ("**You will** be able to", "**Needs**", "**Time**", "CPU", "**Reads**", "**Writes**"):
             assert word in first.source
         text = "\n".join(cell.source for cell in cells(path, "markdown"))
-        for part in ("## What you learnt", "**Check yourself.**", "## Exercises"):
+        for part in ("## Your turn", "## What you learnt", "**Check yourself.**", "## Go further"):
             assert part in text
-        assert "redict" in text and "## Exercises" in last.source
+        assert "redict" in text and "## Go further" in last.source
 
     def test_it_links_to_its_neighbours(self, path: Path) -> None:
         opening = cells(path, "markdown")[0].source
@@ -107,7 +107,7 @@ class TestLesson:
         assert len(following) == 1 and following[0].cell_type == "code" and computed(following[0].source) >= 4
 
     def test_every_exercise_says_what_to_expect(self, path: Path) -> None:
-        exercises = cells(path, "markdown")[-1].source.partition("## Exercises")[2]
+        exercises = cells(path, "markdown")[-1].source.partition("## Go further")[2]
         found = re.findall(r"^\d\. .+$", exercises, re.M)
         assert 2 <= len(found) <= 4 and all("xpect" in exercise for exercise in found)
 

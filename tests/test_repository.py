@@ -1,6 +1,7 @@
 """What stands around the code: the environment file, the Makefile, the README's numbers, the published model."""
 
 import importlib.util
+import json
 import math
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from helpers.engine import read_json
 from helpers.engine.files import ROOT, home
@@ -41,6 +43,29 @@ def test_the_makefile_has_one_python_line_for_each_job() -> None:
         assert re.search(rf"^{job}:", text, re.M)
     for line, module in re.findall(r"-m ((helpers[\w.]*)(?: [a-z]+)?)", text):
         assert line in readme and importlib.util.find_spec(module), line
+
+
+def test_what_a_user_of_the_course_needs_lies_at_the_top() -> None:
+    folders = ("helpers", "notebooks", "outs", "report", "tests")
+    for name in (*folders, "README.md", "Makefile", "pyproject.toml", "environment.yml", "constraints.txt"):
+        assert (ROOT / name).exists(), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert licence.startswith("MIT License") and project["license"] == citation["license"] == "MIT"
+    assert citation["version"] == project["version"] and citation["authors"] and citation["cff-version"] == "1.2.0"
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    assert container["postCreateCommand"] in ("make smoke", "make report")
+
+
+def test_constraints_pin_every_package_and_name_no_host() -> None:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|file:|@|--", text)
+    pinned = {canonicalize_name(r.name): r.specifier for r in map(Requirement, filter(None, text.splitlines()[2:]))}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for requirement in map(Requirement, project["dependencies"] + project["optional-dependencies"]["test"]):
+        (pin,) = pinned[canonicalize_name(requirement.name)]
+        assert pin.operator == "==" and requirement.specifier.contains(pin.version), requirement.name
 
 
 @pytest.fixture

@@ -56,8 +56,9 @@ BUTTON = Markup('<button type="button" class="picture" aria-expanded="false" tit
 # A paragraph that is a picture, and below it one in italics.
 CAPTIONED = re.compile(r"<p>(<img [^>]*>)</p>\n<p><em>((?:(?!</p>).)*)</em></p>", re.S)
 FIGURE = Markup(r"<figure>{}\n<figcaption>\2</figcaption>\n</figure>").format(BUTTON.format(r"\1"))
+PAGES = {"README.md": "report.html", "appendix.md": "appendix.html"}
 PHOTO_COLOURS = 10_000  # a picture of more colours holds photographs; plots have some hundreds or thousands
-HEADING = re.compile(r'<h([1-3]) id="([^"]+)">(.*?)</h\1>', re.S)
+HEADING = re.compile(r'<h([1-4]) id="([^"]+)">(.*?)</h\1>', re.S)
 
 
 @functools.lru_cache(maxsize=200)  # a picture that the threads of `Page.render` made is not made again
@@ -112,12 +113,15 @@ class Page:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.parser = MarkdownIt("commonmark", {"html": True}, renderer_cls=PageRenderer).enable("table")
-        self.parser.use(anchors_plugin, max_level=3)
+        self.parser.use(anchors_plugin, max_level=4)
         self.parser.use(dollarmath_plugin, double_inline=True, renderer=lambda t, kind: mathml(t, kind["display_mode"]))
 
     def render(self, text: str) -> str:
         """Markdown -> HTML: captioned pictures are figures, tables scroll. UserError: wrong formula, no picture."""
         env = {"base": self.base}
+        text = re.sub(r"\$`([^`\n]+)`\$", r"$\1$", text)  # GitHub's way of writing a formula that has _ or \ in it
+        for name, page in PAGES.items():  # a page leads to a page
+            text = text.replace(f"]({name}", f"]({page}")
         tokens = self.parser.parse(text, env)
         images = [part for token in tokens for part in token.children or [] if part.type == "image"]
         with ThreadPoolExecutor(2) as threads:  # encoding takes most of the time and runs beside Python
@@ -130,7 +134,7 @@ class Page:
         """The page around a body, with each part in the place of `<!-- NAME -->`."""
         headings = HEADING.findall(body)  # (level, anchor, text)
         body = body.replace("<pre>", '<pre tabindex="0">')  # it may scroll, so the keyboard must reach it
-        indent = {"2": "", "3": "  "}
+        indent = {"2": "", "3": "  ", "4": "    "}
         lines = [f'{indent[level]}- <a href="#{at}">{text}</a>' for level, at, text in headings if level in indent]
         links = self.parser.render("\n".join(lines))
         contents = f"<details open><summary>Contents</summary>\n{links}</details>"  # a click folds it up

@@ -14,7 +14,10 @@ TRAINED = (".safetensors", "_history.json")  # ends of the files that a training
 PROMISED: dict[str, tuple[str, ...]] = {
     "01_data_exploration": ("data.json", "class_examples.png", "pca_spectrum.png", "near_duplicates.png"),
     "02_autoencoder": ("autoencoder.safetensors", "autoencoder_history.json", "architecture.json", "architecture.png"),
-    "03_vae_training": ("vae.safetensors", "vae_history.json", "loss_plot.png", "sigma_failure.png", "mistakes.png"),
+    "03_vae_training": (
+        "vae.safetensors", "vae_history.json", "loss_plot.png", "sigma_failure.png", "mistakes.png", "two_latents.png",
+        "design_loop.png",
+    ),
     "04_evaluation": (
         "metrics.json", "metrics.csv", "metrics.png", "error_spectrum.png", "by_class.png", "bits_per_dimension.png",
         "confusion.png", "calibration.png", "rate_per_latent.png", "corruptions.png", "foreign_images.png",

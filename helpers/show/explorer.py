@@ -15,7 +15,7 @@ from .images import pixels
 from .reader import ExplorerData, Reader, Start
 from .theme import image_file
 
-WIDE: dict[str, Any] = {"layout": {"width": "600px"}, "style": {"description_width": "340px"}}
+WIDE: dict[str, Any] = {"layout": {"width": "420px"}, "style": {"description_width": "200px"}}
 PICTURE = {"align_items": "flex-start", "flex_flow": "row wrap"}  # or JupyterLab stretches images
 
 
@@ -75,8 +75,12 @@ class LatentExplorer(WithStill):
         self.picker = Picker(parts.starts, "start at")
         self.sliders = []
         for i, (effect, share) in enumerate(zip(parts.effects, parts.directions.share.tolist(), strict=False), 1):
-            tip = f"Direction {i}, in standard deviations; its name explains {effect.explained:.0%} of its effect"
-            options = {"description": f"{i} {effect.name} ({share:.1%})", "tooltip": tip, "readout_format": "+.1f"}
+            tip = (
+                f"{effect.name}: direction {i}, {share:.1%} of the variance, in standard deviations; its name explains "
+            )
+            tip += f"{effect.explained:.0%} of its effect"
+            short = effect.name.split(";")[0]  # the whole name is wider than a label beside a picture
+            options = {"description": f"{i} {short}", "tooltip": tip, "readout_format": "+.1f"}
             self.sliders.append(widgets.FloatSlider(min=-4, max=4, **options, **WIDE))
         tip = "Scales the distance from the mean code: 0 is the mean, 1 the code as it is"
         self.temperature = widgets.FloatSlider(1, max=2, step=0.05, description="temperature", tooltip=tip, **WIDE)
@@ -84,9 +88,13 @@ class LatentExplorer(WithStill):
         self.shown = widgets.ToggleButtons(options=["mean", "sharp"], tooltips=tips, description="decoder")
         self.image, self.nearest = image_widget("decoded-image", 256), image_widget("nearest-image", 96)
         self.belief, self.note = widgets.HTML(), widgets.HTML()
-        left = widgets.VBox([self.picker, *self.sliders, self.temperature, self.shown, widgets.HBox(self.buttons())])
-        right = widgets.VBox([self.image, self.note, widgets.HTML("nearest training image:"), self.nearest])
-        super().__init__([widgets.HBox([left, right, self.belief], layout=PICTURE)])
+        seen = widgets.VBox([self.image, self.note, self.belief, widgets.HTML("nearest training image:"), self.nearest])
+        moved = [self.picker, *self.sliders, self.temperature, self.shown, widgets.HBox(self.buttons())]
+        # What is seen comes first and is never wrapped below what is moved, or it leaves a small screen.
+        super().__init__([widgets.HBox([seen, widgets.VBox(moved)], layout=PICTURE | {"flex_flow": "row nowrap"})])
+        horses = [i for i, start in enumerate(parts.starts) if start.label.startswith("horse, test image")]
+        if horses:  # a mean code is a grey blur
+            self.picker.start.value = horses[0]
         self.picker.start.observe(lambda _: self.move(), "value")
         for control in (self.temperature, self.shown, *self.sliders):
             control.observe(self.redraw, "value")
@@ -122,7 +130,9 @@ class LatentExplorer(WithStill):
         reading = self.reader(z)
         self.image.value = enlarged_png(pixels(reading.image if self.shown.value == "mean" else self.sharp(z))[0], 8)
         self.nearest.value = enlarged_png(pixels(self.neighbours[reading.nearest.item()]), 3)
-        self.note.value = f"<b>{reading.size.item():.1f}</b> bytes: ideal code length at quality 1, without a header"
+        self.note.value = (
+            f"<b>{reading.size.item():.1f}</b> bytes: the ideal code<br>length at quality 1, without a header"
+        )
         table = "<table><caption>belief of the classifier, from the code alone</caption>"
         for name, share in zip(map(escape, self.parts.class_names), reading.belief[0].tolist(), strict=True):
             table += f"<tr><td>{name}</td><td><meter value='{share:.3f}' aria-label='belief in {name}'></meter></td>"

@@ -113,8 +113,14 @@ function startAt(index) {
   $("ex-start").value = String(index);
   const image = data.tiles[index];
   $("ex-origin-figure").style.visibility = image < 0 ? "hidden" : "visible";
+  $("ex-temperature").value = 1;
+  label($("ex-temperature"));
   if (image >= 0) tile($("ex-origin"), sheet, image);
   return moveTo(placeOf(index));
+}
+function recognisable() { // a test image, a horse where there is one: a mean code is a grey blur
+  const horse = [...$("ex-start").options].findIndex((option) => option.text.startsWith("horse, test image"));
+  return horse >= 0 ? horse : Math.max(0, data.tiles.findIndex((tile) => tile >= 0));
 }
 function onlyClass(name) {
   const options = [...$("ex-start").options];
@@ -131,12 +137,12 @@ function live() {
   $("ex-temperature").addEventListener("input", (event) => { label(event.target); redraw(); });
   $("ex-class").addEventListener("change", (event) => onlyClass(event.target.value));
   $("ex-start").addEventListener("change", (event) => startAt(Number(event.target.value)));
-  $("ex-random").addEventListener("click", () => moveTo(u.map(gaussian)));
-  $("ex-reset").addEventListener("click", () => {
-    $("ex-temperature").value = 1;
-    label($("ex-temperature"));
-    startAt(start);
+  $("ex-random").addEventListener("click", () => {
+    $("ex-start").value = ""; // no starting point has this code
+    $("ex-origin-figure").style.visibility = "hidden";
+    moveTo(u.map(gaussian));
   });
+  $("ex-reset").addEventListener("click", () => startAt(start));
   $("ex-morph").addEventListener("input", (event) => { label(event.target); redrawMorph(); });
   for (const id of ["ex-from", "ex-to"]) $(id).addEventListener("change", redrawMorph);
 }
@@ -150,7 +156,7 @@ async function begin() {
     read = await decoder();
     live();
     $("ex-to").selectedIndex = $("ex-to").options.length - 1;
-    await startAt(0);
+    await startAt(recognisable());
     await redrawMorph();
     say("Live: the decoder runs in this page. Every slider moves at once; arrow keys work.");
     body.dataset.engine = "decoder";

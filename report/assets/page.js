@@ -6,5 +6,5 @@ for (const button of document.querySelectorAll(".picture")) {
     button.setAttribute("aria-expanded", String(button.getAttribute("aria-expanded") !== "true"));
   });
 }
-// On a phone the contents start folded.
-if (innerWidth < 640) document.querySelector("nav details")?.removeAttribute("open");
+// Where the contents do not stand beside the text (page.css: 84rem), they start folded.
+if (innerWidth < 1344) document.querySelector("nav details")?.removeAttribute("open");
