@@ -153,18 +153,11 @@ class FlowTrainer(Training):
         return (v - (z - e)).square().mean(1)
 
     def step(self, rows: Tensors) -> Tensors:  # type: ignore[override]
-        """One update of the moving weights and of their average, over about a tenth of the steps so far."""
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        """One update of the moving weights and of their average."""
         errors = self.errors(self.moving, rows)
         loss = errors.mean()
         self.check(loss, {"loss": errors}, bounded=False)
-        self.accelerator.backward(loss)
-        self.move(self.optimisers)
-        weight = max(1 / self.settings.average, 10 / (self.step_number + 10))
-        with torch.no_grad():
-            for average, moving in zip(*(part.parameters() for part in self.model.values()), strict=True):
-                average.lerp_(moving, weight)
+        self.descend(loss, self.settings.average)
         return {"loss": errors.detach()}
 
     @torch.no_grad()

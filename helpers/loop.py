@@ -127,6 +127,17 @@ class Training:
                 group["lr"] = one_cycle(self.step_number, self.steps, self.settings.lr) * group["rate"]
             optimiser.step()
 
+    def descend(self, loss: Tensor, average: float) -> None:
+        """One update of model["moving"] against a loss, and of model["average"], over a tenth of the steps at first."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.move(self.optimisers)
+        weight, pair = max(1 / average, 10 / (self.step_number + 10)), (self.model["average"], self.model["moving"])
+        with torch.no_grad():
+            for kept, moving in zip(*(part.parameters() for part in pair), strict=True):
+                kept.lerp_(moving, weight)
+
     @freed_memory_kept()
     def epoch(self, after_step: Callable[[], None] = lambda: None) -> Record:
         """One epoch (train_*: means as weights move), or what is left of it, and validation. `after_step` may raise."""

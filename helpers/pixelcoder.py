@@ -216,19 +216,12 @@ class PixelTrainer(Training):
         return {name: value.to(self.device) for name, value in rows.items()}
 
     def step(self, rows: Tensors) -> Tensors:  # type: ignore[override]
-        """One update of the moving weights and of their average, over about a tenth of the steps so far."""
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        """One update of the moving weights and of their average."""
         nats, errors = self.losses(self.moving, rows)
         # The two terms share no weights, and neither optimiser minds the scale of a loss.
         loss = nats.mean() + errors.sum() / (rows["step"] > 1).sum().clamp_min(1)
         self.check(loss, {"nats": nats, "error": errors}, bounded=False)
-        self.accelerator.backward(loss)
-        self.move(self.optimisers)
-        weight = max(1 / self.settings.average, 10 / (self.step_number + 10))
-        with torch.no_grad():
-            for average, moving in zip(*(part.parameters() for part in self.model.values()), strict=True):
-                average.lerp_(moving, weight)
+        self.descend(loss, self.settings.average)
         return {"nats": nats.detach(), "error": errors.detach()}
 
     def losses(self, network: Any, rows: Tensors) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from helpers.settings import Settings
 from helpers.show.images import pixels
 
 from .conftest import assert_one_line_error, run_module
+from .test_pixelcoder import network as untaught
 
 CODE, LOSSLESS = Plan.of(30), Plan.of(100)
 NO_DETAIL = DetailModel(torch.eye(3), torch.ones(1, 3072))
@@ -37,13 +38,7 @@ EVERY_KIND = (CODE, Plan.of(45), LOSSLESS, Plan.of(100, preview=True), Plan.of(7
 
 @pytest.fixture(scope="module")
 def network() -> PixelNet:
-    """One that has learnt nothing, whose every number plays a part."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = PixelNet(8, 2)
-        for parameter in net.parameters():
-            parameter.data.add_(0.05 * torch.randn_like(parameter))
-    return net
+    return untaught(8, 2)  # small: this module codes many files
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,11 @@ from helpers.training import fit
 ONES = torch.ones(1)
 
 
-def network() -> PixelNet:
+def network(width: int = 16, components: int = 3) -> PixelNet:
+    """One that has learnt nothing, whose every number plays a part."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = PixelNet(16, 3)
+        net = PixelNet(width, components)
         for parameter in net.parameters():
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     return net
