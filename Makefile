@@ -17,12 +17,12 @@ help:             ## list the jobs
 	@echo 'PYTHON=python3.13 after a job: the Python (3.11 or newer) of .venv; one of another version is made anew'
 report: $(READY)  ## run all notebooks and render the report; stored weights are used when they fit
 	$(BIN)/python -m helpers report
-train: $(READY)   ## the same, training every model from nothing (about seven hours on 2 cores)
+train: $(READY)   ## the same, training every model from nothing (seven to twelve hours on 2 cores)
 	$(BIN)/python -m helpers report --train
 smoke: $(READY)   ## everything from nothing with tiny settings, into a temporary folder
 	out=$$(mktemp -d || TMPDIR=/tmp mktemp -d) && $(BIN)/python -m helpers report --profile smoke --out "$$out/smoke"
 lab: $(READY)     ## JupyterLab at the repository root, for this machine only; the address with its token is printed
-	$(BIN)/python -m jupyterlab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/01_data_exploration.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 check: $(TESTABLE) ## lint, types, the direction of imports, declared dependencies
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy

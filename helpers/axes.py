@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import trellis
 from .data import Split, in_batches
+from .engine import precise
 from .models import VAE
 
 STEP = trellis.NOISE**-0.5  # of fineness 1, in posterior widths: the noise of quantisation is the posterior's
@@ -26,7 +27,7 @@ def fit_code_model(vae: VAE, split: Split, n: int = 10_000, n_jacobians: int = 5
 
     def measured(x: Tensor) -> tuple[Tensor, Tensor]:
         mu = vae.code(x)
-        return mu, (vae.decode(mu) - x).double().square().flatten(1).sum(1)
+        return mu, precise(vae.decode(mu) - x).square().flatten(1).sum(1)
 
     images = split.head(n).images
     mu, squared_error = in_batches(measured, images, vae.device)
@@ -46,7 +47,7 @@ def _metric(vae: VAE, z: Tensor, eps: float = 0.01) -> Tensor:
     d = z.shape[1]
     total, moves = torch.zeros(d, d, dtype=torch.float64), eps * torch.eye(d, device=z.device)
     for point in z:
-        ahead, behind = vae.decode(torch.cat([point + moves, point - moves])).flatten(1).double().split(d)
+        ahead, behind = precise(vae.decode(torch.cat([point + moves, point - moves]))).flatten(1).split(d)
         jacobian = (ahead - behind) / (2 * eps)  # (d, pixels)
         total += (jacobian @ jacobian.T).cpu()
     return total / len(z)

@@ -14,7 +14,7 @@ import typer
 from torch import Tensor
 
 from .data import LEVEL, SPLITS, Dataset, Split, in_batches
-from .engine import UserError, bar, check_ours, program, results_folder, weights_path
+from .engine import UserError, bar, check_ours, precise, program, results_folder, weights_path
 from .losses import Elbo, bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
 from .measure import metrics
 from .measure.linear import LinearCode, linear_code
@@ -43,7 +43,7 @@ def model_columns(model: Autoencoder, x: Tensor, noise: torch.Generator) -> tupl
         columns["logvar"], columns["rate"] = q.logvar, kl_per_dim(q).sum(1)
         columns["distortion"] = gaussian_nll(x, mean, model.log_sigma)
         for name, nats in (("bpd", discretised_nll(x, mean, model.log_sigma)), ("bpd_density", columns["distortion"])):
-            columns[name] = bits_per_dim(nats.double() + columns["rate"].double(), x[0].numel())
+            columns[name] = bits_per_dim(precise(nats) + precise(columns["rate"]), x[0].numel())
         columns["bpd_density"] -= math.log2(LEVEL)
     return model.decode(code), columns
 
@@ -59,7 +59,7 @@ def collect(
         y, columns = describe(x)
         columns |= {name: term(x, y) for name, term in IMAGE_TERMS.items()}
         columns |= {"spectrum_image": metrics.radial_spectrum(x), "spectrum_error": metrics.radial_spectrum(x - y)}
-        columns |= {f"pixel_{name}": mean for name, mean in metrics.pixel_moments(x, y).items()}
+        columns |= {f"pixel_{name}": mean for name, mean in metrics.pixel_moments(precise(x), precise(y)).items()}
         density += metrics.pixel_density(x, y).cpu()
         tick(len(x))
         return columns

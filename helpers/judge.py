@@ -1,4 +1,4 @@
-"""The independent judge: a classifier whose features score samples (Frechet distance, precision and recall).
+"""The independent judge: a classifier whose features score samples (Fréchet distance, precision and recall).
 
 It must have no part in what it scores: it is trained apart from the VAE, with another seed, other channels and other
 augmentation, and none of its outputs enters a loss.

@@ -44,7 +44,7 @@ class Training:
         self.steps = settings.epochs * self.steps_per_epoch
         self.runtime, self.accelerator = runtime(), accelerator()
         self.device = self.runtime.device
-        self.model: Any = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model: Any = model.to(self.device).to(memory_format=self.runtime.layout)
         # One generator per use: drawing more of one thing never changes another.
         seeds = {name: settings.seed * 10 + i for i, name in enumerate(("order", "augment"), 1)}
         self.generators = {name: torch.Generator().manual_seed(seed) for name, seed in seeds.items()}
@@ -89,7 +89,7 @@ class Training:
         mine = my_part({"index": index, "eps": eps, **draws._asdict()}, self.accelerator)
         index, eps = mine.pop("index"), mine.pop("eps")
         x, hidden = self.augmentation.apply(to_unit(train.images[index], self.device), Draws(**mine))
-        return Batch(x.contiguous(memory_format=torch.channels_last), train.labels[index].to(self.device), eps, hidden)
+        return Batch(x.contiguous(memory_format=self.runtime.layout), train.labels[index].to(self.device), eps, hidden)
 
     @property
     def step_number(self) -> int:

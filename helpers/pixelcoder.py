@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid, pad
 
 from .data import Augmentation, Dataset, Split, to_bytes
 from .engine import Muon, Record, Tensors
-from .engine.runtime import RunningMeans, my_part
+from .engine.runtime import RunningMeans, my_part, precise
 from .loop import Training
 from .models import VAE
 from .priors import encode_all
@@ -106,7 +106,7 @@ def situation(height: int, width: int) -> Tensor:
 
 def step_feature(step: Tensor) -> Tensor:
     """What the network is told of a step, a multiple of 1/32, so that exact arithmetic can hold it."""
-    return torch.round(torch.log2(step.double()) * 10).float() / UNIT
+    return torch.round(torch.log2(precise(step)) * 10).float().to(step.device) / UNIT
 
 
 def contexts(kept: Tensor, mean: Tensor, step: Tensor, given: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ def load_model(path: Path) -> tuple[Any, Json]:
     check_fit(own, tensors, path)
     model = build_model(wanted, len(names))
     model.load_state_dict(tensors)
-    return model.to(runtime().device, memory_format=torch.channels_last).eval(), provenance
+    return model.to((here := runtime()).device, memory_format=here.layout).eval(), provenance
 
 
 def load_vae(path: str | Path | None = None) -> VAE:

@@ -138,7 +138,7 @@ def explorer_folder(trained: Path, photos: Dataset, once: Once) -> Path:
         for name in ("vae.safetensors", "vae_history.json"):
             shutil.copy(trained / name, folder)
         codec = load_codec(folder / "vae.safetensors", data)
-        codes, tests = (encode_all(codec.model, split)[0] for split in (data.train, data.test))
+        codes, tests = encode_all(codec.model, data.train)[0], encode_all(codec.model, data.test)
         directions, effects = name_directions(codec.model, fit_directions(codes), codes[:20], k=8)
         save_explorer_data(folder, explorer_data(data, directions, effects, codec.code_model, codes, tests))
 

@@ -4,13 +4,12 @@ import shutil
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
 from helpers.data import Dataset
 from helpers.engine.errors import UserError
-from helpers.engine.files import ROOT, checkpoint_path, weights_path
+from helpers.engine.files import checkpoint_path, weights_path
 from helpers.engine.runtime import RunningMeans
 from helpers.run import build_model, load_history, load_model, train
 from helpers.settings import Settings, profile_settings
@@ -145,13 +144,24 @@ def test_a_killed_process_ends_the_run_with_a_line_and_one_goes_on(
     assert_same_curve(history.records, expected)
 
 
+LAUNCHED = """
+from accelerate import notebook_launcher
+
+def work():
+    from pathlib import Path
+    from helpers.run import train
+    from helpers.settings import profile_settings
+    from helpers.sources import load_data
+
+    train(load_data("photos"), profile_settings("smoke", dataset="photos"), Path({folder!r}))
+
+notebook_launcher(work, num_processes=2)
+"""
+
+
 @pytest.mark.slow
-def test_the_notebook_launcher_of_notebook_3_trains_on_two_processes(tmp_path: Path) -> None:
-    cells = nbformat.read(ROOT / "notebooks" / "03_vae_training.ipynb", 4).cells
-    (text,) = [cell.source for cell in cells if "notebook_launcher" in cell.source]
-    code = text.split("```python\n")[1].split("```")[0]
-    assert code.count('"../outs/scratch"') == 1
-    done = Program("-c", code.replace("../outs/scratch", str(tmp_path))).completed()
+def test_the_launcher_for_notebooks_trains_on_two_processes(tmp_path: Path) -> None:
+    done = Program("-c", LAUNCHED.format(folder=str(tmp_path))).completed()
     assert done.returncode == 0, done.stderr
     assert load_history(tmp_path, "vae").run["processes"] == 2
 

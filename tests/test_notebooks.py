@@ -1,7 +1,10 @@
 """The form of the notebooks, and what their executed copies leave."""
 
 import ast
+import base64
+import html
 import importlib.util
+import io
 import re
 import statistics
 from collections.abc import Iterator
@@ -9,6 +12,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbconvert.filters import markdown2html
+from PIL import Image
 
 from helpers.engine.files import ROOT
 from helpers.publish.pipeline import declared_parameters
@@ -160,3 +165,54 @@ def test_executed_notebooks_name_no_folder_of_this_machine(smoke: Path) -> None:
 def test_the_explorer_keeps_a_still_picture(smoke: Path) -> None:
     data = [o.get("data", {}) for _, found in outputs(smoke / "notebooks" / "07_latent_explorer.ipynb") for o in found]
     assert any({"image/png", "application/vnd.jupyter.widget-view+json"} <= set(bundle) for bundle in data)
+
+
+# GitHub shows a notebook as static HTML, in which no script runs (docs.github.com, Working with non-code files), and
+# previews files of less than 2 MB, others perhaps (docs.github.com, Repository limits).
+PREVIEWED = 2_000_000
+SHOWN = {"image/png", "image/jpeg", "image/svg+xml", "text/markdown", "text/html", "text/latex"}
+
+
+def what_github_drops(path: Path) -> list[str]:
+    """What of an executed notebook would be lost on GitHub."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    lost = [f"{path.stat().st_size} bytes"] * (path.stat().st_size >= PREVIEWED)
+    for cell in notebook.cells:
+        texts = [cell.source] if cell.cell_type == "markdown" else []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            words = data.get("text/plain", "")
+            if output.output_type in ("display_data", "execute_result") and not SHOWN & set(data):
+                lost += [f"nothing but {sorted(data)}"] * (not words or "<" in words or "widget" in str(list(data)))
+            if "image/png" in data:
+                with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as picture:
+                    picture.load()
+                lost += ["an empty picture"] * (min(picture.size) < 10)
+            texts += [data[kind] for kind in ("text/markdown", "text/html") if kind in data]
+        for text in texts:
+            lost += re.findall(r"<(?:script|iframe|style|object|embed)\b", text, re.I)
+            plain = re.sub(r"```.*?```|(?<!\$)`[^`\n]*`", "", text, flags=re.S)
+            formulas = [formula for _, formula in re.findall(r"(\$\$?)(.+?)\1", plain, re.S)]
+            read = html.unescape(markdown2html(text))
+            lost += [formula for formula in formulas if formula not in read or formula.startswith("`")]
+            lost += ["an odd $"] * (re.sub(r"\\\$", "", plain).count("$") % 2)
+    return lost
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "outs/exercise_03/notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_github_shows_the_whole_of_an_executed_notebook(path: Path) -> None:
+    assert not what_github_drops(path)
+
+
+def test_what_github_would_drop_is_noticed(tmp_path: Path) -> None:
+    new, widget = nbformat.v4, {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "Slider()"}
+    bundles = [widget, {"text/html": "<script>1</script>"}, {"text/plain": "<Figure size 1x1>"}]
+    cells = [new.new_code_cell(outputs=[new.new_output("display_data", data)]) for data in bundles]
+    for text in ("a $`x`$ b", "costs 3 $", "<iframe src=x>"):
+        cells.append(new.new_markdown_cell(text))
+    for cell in cells:
+        nbformat.write(new.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
+        assert len(what_github_drops(tmp_path / "a.ipynb")) == 1, cell
+    nbformat.write(new.new_notebook(cells=[new.new_markdown_cell("x" * PREVIEWED)]), tmp_path / "a.ipynb")
+    assert what_github_drops(tmp_path / "a.ipynb")

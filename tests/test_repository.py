@@ -11,6 +11,7 @@ import tomllib
 import venv
 from pathlib import Path
 
+import cmarkgfm
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -141,6 +142,8 @@ def test_an_installation_that_fails_is_tried_again(checkout: Path) -> None:
 def test_make_lab_works_for_root_and_for_this_machine_only(checkout: Path) -> None:
     line = make(checkout, "-n", "lab").stdout
     assert "--ip=127.0.0.1" in line and ("--allow-root" in line) == (os.geteuid() == 0)
+    opened = line.partition("default_url=/lab/tree/")[2].split()[0]
+    assert (ROOT / opened).is_file()
 
 
 def test_the_published_model_beats_the_linear_code_on_test() -> None:
@@ -184,3 +187,59 @@ def test_the_readme_quotes_the_committed_metrics() -> None:
             if quoted != "–":
                 value = factor * table.value(name, model=model)
                 assert quoted == f"{value:.{len(quoted.partition('.')[2])}f}", (label, model)
+
+
+def first_screen() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+
+
+def test_the_first_screen_says_what_it_is_what_it_reaches_how_to_start_and_how_to_read() -> None:
+    text, makefile = first_screen(), (ROOT / "Makefile").read_text(encoding="utf-8")
+    plain = re.sub(r"\]\([^)]*\)", "]", text)
+    assert len(plain.split()) < 380 and "![" not in text  # the pictures follow: the first alone fills a screen
+    for part in ("classifies, compresses, decompresses and generates", "**What it reaches.**", "**How to start.**",
+                 "**How to read it.**", "MIT", "CC BY 4.0"):  # fmt: skip
+        assert part in text, part
+    assert re.findall(r"^\| (5 minutes|90 minutes|a course) \|", text, re.M) == ["5 minutes", "90 minutes", "a course"]
+    jobs = re.findall(r"^make (\w+)", text, re.M)
+    assert jobs == ["report", "test", "lab"] and all(re.search(rf"^{job}:", makefile, re.M) for job in jobs)
+
+
+def test_the_numbers_of_the_first_screen_are_the_committed_ones() -> None:
+    table, _ = load(home("cifar10") / "metrics.json")
+    measured = read_json(home("cifar10") / "compression.json")
+    text, bits = first_screen(), {name: 8 * size / 3072 for name, size in measured["lossless"].items()}
+    psnr = [table.value("psnr_pooled", model=model) for model in ("vae", "pca")]
+    minutes = read_json(home("cifar10") / "vae_history.json")["records"][-1]["seconds"] / 60
+    assert f"trained on two CPU cores in {minutes:.0f} minutes" in text
+    said = f"recognises {100 * table.value('accuracy'):.1f} % and reconstructs with {psnr[0]:.2f} dB"
+    assert said in text and f"reaches {psnr[1]:.2f} dB" in text
+    assert f"{bits['ours']:.2f} bits a value (JPEG XL: {bits['JPEG XL']:.2f})" in text
+    for row in (*measured["table"].values(), measured["lossless"]):  # "smaller at every quality that we compared"
+        assert all(row["ours"] < row[name] for name in ("AVIF", "JPEG XL", "WebP") if row.get(name))
+
+
+def anchor(heading: str) -> str:
+    """The place of a heading, as GitHub names it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", ["README.md", "report/exercise_03/README.md"])
+def test_github_shows_the_readme(name: str) -> None:
+    """Links lead somewhere, tables are tables, nothing of the HTML is dropped."""
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    read = cmarkgfm.github_flavored_markdown_to_html(text)
+    fenced = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    places = {anchor(heading) for heading in re.findall(r"^#+ (.+)$", fenced, re.M)}
+    for link in re.findall(r"(?:href|src)=\"([^\"]+)\"", read):
+        file, _, place = link.partition("#")
+        if not link.startswith(("https://", "http://")):
+            assert not file or (path.parent / file).exists(), link
+            assert not place or file or place in places, link
+    assert read.count("<table>") == len(re.findall(r"^\| ?:?-+", fenced, re.M)) and read.count("<img ") == text.count(
+        "!["
+    )
+    shown = {"details", "div", "summary"}  # cmark-gfm and GitHub's sanitiser let these through
+    assert set(re.findall(r"<(\w+)", re.sub(r"`[^`]*`|<!--.*?-->", "", fenced, flags=re.S))) <= shown
+    assert len(text.encode()) < 500_000  # GitHub cuts a README at 500 KiB (docs.github.com, About READMEs)

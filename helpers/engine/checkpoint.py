@@ -88,8 +88,9 @@ def resume(training: Resumable, path: Path) -> None:
     for name in VALUES:
         setattr(training, name, values[name])
     training.order_before, main = tensors["generator.order"], training.accelerator.is_main_process
+    place = "cpu" if training.accelerator.device.type == "mps" else training.accelerator.device  # as in RunningMeans
     for name, total in within(tensors, "sums").items():  # of all processes: the main one goes on with them
-        training.sums.totals[name] = (total if main else torch.zeros_like(total)).to(training.accelerator.device)
+        training.sums.totals[name] = (total if main else torch.zeros_like(total)).to(place)
     training.sums.n = values.get("n", 0) if main else 0
 
 

@@ -26,6 +26,7 @@ class Runtime:
 
     device: torch.device
     bf16: bool
+    layout: torch.memory_format = torch.channels_last
 
     def autocast(self) -> torch.autocast:
         """Products of bf16 numbers in training, where the hardware multiplies them; weights and sums stay float32."""
@@ -33,10 +34,13 @@ class Runtime:
 
 
 def runtime() -> Runtime:
-    """A GPU where there is one, for each process one."""
-    alone = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A CUDA GPU where there is one, for each process one; Apple's, which we could not try, only for DEVICE=mps."""
+    apple = os.environ.get("DEVICE") == "mps" and torch.backends.mps.is_available()
+    alone = torch.device("cuda" if torch.cuda.is_available() else "mps" if apple else "cpu")
     device = accelerator().device if launched() > 1 else alone
-    return Runtime(device, device.type != "cpu" or cpu_has_bf16())
+    if device.type == "mps":  # gradients of batch norm are wrong there in the other layout (pytorch issue 175189)
+        return Runtime(device, bf16=False, layout=torch.contiguous_format)
+    return Runtime(device, device.type == "cuda" or cpu_has_bf16())
 
 
 def launched() -> int:
@@ -49,7 +53,8 @@ def accelerator() -> "Accelerator":
     from accelerate import Accelerator  # a second that only training needs
     from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
-    on_cpus = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    gpu = torch.cuda.is_available() or (launched() == 1 and runtime().device.type == "mps")
+    on_cpus = parse_flag_from_env("ACCELERATE_USE_CPU") or not gpu
     once = GradientAccumulationPlugin(num_steps=1)  # settings decide, not a launcher's environment variables
     joined = Accelerator(cpu=on_cpus, mixed_precision="no", dynamo_backend="no", gradient_accumulation_plugin=once)
     if joined.num_processes != launched():
@@ -63,6 +68,11 @@ def cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """In float64; on the CPU where the device, Apple's GPU, has no such numbers."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 class RunningMeans:
     """Sums over images of named values, in float64 and on the device, so that means weigh every image the same."""
 
@@ -72,7 +82,7 @@ class RunningMeans:
     def add(self, values: Tensors) -> None:
         """Add one batch: each value is (n,), one number an image."""
         for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0) + value.detach().double().sum()
+            self.totals[name] = self.totals.get(name, 0) + precise(value.detach()).sum()
         self.n += len(next(iter(values.values())))
 
     def reduced(self, accelerator: "Accelerator") -> "RunningMeans":
@@ -116,12 +126,12 @@ def freed_memory_kept() -> Iterator[None]:
 
 def environment() -> dict[str, Any]:
     """What a reader needs to judge a time or repeat a number: versions, device, threads."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    gpu = {"cuda": torch.cuda.get_device_name, "mps": lambda: "Apple GPU"}.get(runtime().device.type, str)()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__.split("+")[0],
         "device": gpu or f"CPU ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "training_precision": "bf16 products, float32 sums" if gpu or cpu_has_bf16() else "float32",
+        "training_precision": "bf16 products, float32 sums" if runtime().bf16 else "float32",
         **({"processes": launched()} if launched() > 1 else {}),
     }

@@ -75,6 +75,11 @@ class Effect(NamedTuple):
     name: str
     explained: float
 
+    @property
+    def short(self) -> str:
+        """The name for a label, without the other half of each pattern: "brighter top", not "..., darker bottom"."""
+        return ", ".join(part.split(",")[0].removesuffix(" all over") for part in self.name.split("; "))
+
 
 def name_change(change: Tensor) -> tuple[Effect, int]:
     """The effect of a change (3, h, w) of pixels, and the sign (+1 or -1) with which its name reads positively.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import LEVEL, SPLITS, Dataset, Split, in_batches, to_unit
-from ..engine.bars import bar
+from ..engine import bar, precise
 from ..losses import bits_per_dim, discretised_nll, gaussian_nll, kl_per_dim
 from ..models import VAE, Autoencoder, Posterior
 from . import latents, metrics
@@ -262,7 +262,7 @@ def describe(vae: VAE, images: Tensor) -> dict[str, Tensor]:
         sampled = vae.decode(q.sample(torch.randn(q.mu.shape, generator=noise, device=x.device)))
         nats = discretised_nll(x, sampled, vae.log_sigma) + kl_per_dim(q).sum(1)
         confidence = vae.head(features).softmax(1).amax(1)
-        bpd = nats.double() * bits_per_dim(1.0, values)
+        bpd = precise(nats) * bits_per_dim(1.0, values)
         return {"bpd": bpd, "mse": metrics.mse_per_image(x, vae.decode(code)), "confidence": confidence}
 
     # WebP's fastest setting: within 4 % of the size of the slower ones, in a thirtieth of the time.

@@ -157,8 +157,8 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "bits/dim, calibrated ↓": lambda peer: peer.get("calibrated_bpd"),
     "rate (nats)": lambda peer: peer.get("rate"),
     "linear probe (%) ↑": lambda peer: 100 * peer["probe_accuracy"],
-    "Frechet, reconstructions ↓": lambda peer: peer["frechet"]["reconstructions"],
-    "Frechet, mixture ↓": lambda peer: peer["frechet"]["mixture"],
+    "Fréchet distance, reconstructions ↓": lambda peer: peer["frechet"]["reconstructions"],
+    "Fréchet distance, mixture ↓": lambda peer: peer["frechet"]["mixture"],
     "images/s in training ↑": lambda peer: peer["images_per_second"],
     "weights (million) ↓": lambda peer: peer["parameters"] / 1e6,
 }

@@ -47,7 +47,7 @@ def stored_scores(
 ) -> dict[str, Json]:  # fmt: skip
     """By maker its `score` against `real` images, uint8 (n, 3, h, w), kept for one `origin` and the same names.
 
-    With "spectrum", the Frechet distance of `block_spectrum`; "to_validation", the Frechet distance to the `held_out`
+    With "spectrum", the Fréchet distance of `block_spectrum`; "to_validation", the Fréchet distance to the `held_out`
     images; and where labels (n,) were `asked` for, "agreement": the share in which the judge sees that class.
     """
 

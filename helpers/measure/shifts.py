@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..data import as_split, to_bytes, to_unit
 from ..engine import ROOT, UserError
 from ..sources.folders import read_image_files
-from ..sources.official import COPIES, official, only_whole_downloads
+from ..sources.official import COPIES, obtain, official
 
 SEVERITIES, SEED = (1, 3, 5), 0  # CIFAR-10-C has five; each costs a pass of the encoder
 
@@ -122,8 +122,9 @@ def foreign_sets(
                 sets[name] = torch.from_numpy(read_image_files(np.array(paths, dtype=object)[chosen.numpy()]))
                 break
             try:
-                with only_whole_downloads(source, folder):
-                    part = source.reader(folder, download=download and folder == folders[-1], **source.parts[1])
+                if download and folder == folders[-1]:
+                    obtain(source, folder, test_alone=True)
+                part = source.reader(folder, **source.parts[1])
             except (RuntimeError, OSError, UserError):
                 continue
             images = as_split(part.data, getattr(part, source.labels)).images

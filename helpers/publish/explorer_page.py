@@ -1,28 +1,44 @@
-"""The explorer inside the report page: the decoder as ONNX, run by onnxruntime-web, both packed into the page."""
+"""The explorer inside the report page: encoder and decoders as ONNX, run by onnxruntime-web, all packed into it."""
 
+import io
 import itertools
 import json
 import lzma
-import warnings
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from markupsafe import Markup
-from onnx import helper, numpy_helper
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..engine.files import weights_path
-from ..run import load_vae
+from .. import trellis
+from ..axes import STEP, CodeModel
+from ..codec import load_codec
+from ..data import to_unit
+from ..detail import FAINTEST, DetailModel
+from ..engine import weights_path
+from ..engine.vaec import CHECKSUM, IDENTITY, OVERHEAD
+from ..models import VAE, Decoder, Residual
+from ..pixelcoder import CHANNELS
+from ..quality import CODE_ALONE, CODE_BEFORE_DETAIL, DETAIL_STEPS, FROM_PIXELS
+from ..run import load_model, load_vae, origin_of
 from ..show.reader import SHEET_COLUMNS, ExplorerData, ExplorerReading, Reader, load_explorer_data
 from .page import ASSETS, TEMPLATES, base64_of
+from .rounded import exported, layer_steps, weights_file, without_weights
 
 ENGINE = ASSETS / "onnxruntime-web"  # version, origin and licence in its README
-ROUNDED_FROM = 4096  # weights of so many numbers are stored as whole multiples of a step: 8 bits each when packed
-STEPS = 64  # in the root mean square of such weights: pixels stay within two levels of 255, one in almost all cases
-# For 16-bit numbers, which hardly repeat: a longer search for matches takes a second more and saves 1 %.
-LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9, "lc": 3, "lp": 1, "pb": 1, "mf": lzma.MF_HC4, "nice_len": 32, "depth": 4}
+# Relative squared errors that rounding the weights may cause: of pixels; of those of the sharp decoder, which are only
+# looked at; and of codes and features' logits. The page improves codes by descent on the picture, as the codec does.
+DECODER_ERROR, SHARP_ERROR, ENCODER_ERROR = 2e-4, 4e-3, 0.08
+KNOWN_STEPS = 16.0  # in the root mean square of the neighbours' codes
+CALIBRATED_ON = 16  # training images, from the sheet
+# For numbers of 8 bits, which hardly repeat: no bits of position or of the byte before help to foresee the next.
+LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "mf": lzma.MF_HC4, "nice_len": 32, "depth": 4}
+OCTAVES = 16  # widths are sent as whole numbers of so many parts of an octave: they are off by 2.2 % at most
 
 
 def reader_of(folder: Path, parts: ExplorerData) -> Reader:
@@ -30,51 +46,117 @@ def reader_of(folder: Path, parts: ExplorerData) -> Reader:
     return Reader(load_vae(weights_path(folder, "vae")).cpu(), parts.code_model, parts.neighbours).eval()
 
 
-def to_onnx(reader: Reader, latent_dim: int) -> bytes:
-    """The reader as an ONNX model: z (1, d) -> ExplorerReading; large weights are stored as int16 times a step."""
-    names: dict[str, Any] = {"input_names": ["z"], "output_names": ExplorerReading._fields}
-    with warnings.catch_warnings(action="ignore"):  # the exporter's own deprecations are not the reader's business
-        program = torch.onnx.export(reader, (torch.zeros(1, latent_dim),), dynamo=True, verbose=False, **names)
-    assert program is not None  # the exporter returns a program when it is given no file
-    model = program.model_proto
-    graph = model.graph
-    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
-    for node in graph.node:  # the exporter notes the source line of every node
-        del node.metadata_props[:]
-        node.doc_string = ""
-    round_weights(graph)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+class FirstLook(nn.Module):
+    """An image x (1, 3, 32, 32) -> its code in the codec's coordinates, the posterior's deviation, and two beliefs.
+
+    The second look of the VAE is left out to keep the page small; descent on the picture replaces it.
+    """
+
+    def __init__(self, vae: VAE, code_model: CodeModel) -> None:
+        super().__init__()
+        self.encoder, self.head, self.code_head = vae.encoder, vae.head, vae.code_head
+        self.mean = nn.Buffer(code_model.mean)
+        self.to_y = nn.Buffer(torch.linalg.inv(code_model.axes.double()).float())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y (1, d), deviation (1, d), the classifier's probabilities from features and from the code (1, classes)."""
+        h, features = self.encoder(x)
+        posterior = VAE.posterior(h)
+        beliefs = self.head(features).softmax(1), self.code_head(posterior.mu).softmax(1)
+        return (posterior.mu - self.mean) @ self.to_y, (posterior.logvar / 2).exp(), *beliefs
 
 
-def round_weights(graph: onnx.GraphProto) -> None:
-    """Keep the large weights of a graph as one list of int16, which its first nodes cut and multiply by a step."""
-    arrays = {weights.name: numpy_helper.to_array(weights) for weights in graph.initializer}
-    large = {name: a for name, a in arrays.items() if a.size >= ROUNDED_FROM and a.dtype == np.float32}
-    if not large:
-        return
-    steps = {name: step_of(values) for name, values in large.items()}
-    whole = [np.rint(values / steps[name]).astype(np.int16).ravel() for name, values in large.items()]
-    parts = {"whole": np.concatenate(whole), "sizes": np.array([values.size for values in large.values()])}
-    nodes = [
-        helper.make_node("Cast", ["whole"], ["list"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Split", ["list", "sizes"], [f"{name}.list" for name in large], axis=0),
-    ]
-    for name, values in large.items():
-        parts |= {f"{name}.step": steps[name], f"{name}.shape": np.array(values.shape)}
-        nodes.append(helper.make_node("Mul", [f"{name}.list", f"{name}.step"], [f"{name}.scaled"]))
-        nodes.append(helper.make_node("Reshape", [f"{name}.scaled", f"{name}.shape"], [name]))
-    parts |= {name: values for name, values in arrays.items() if name not in large}
-    nodes.extend(graph.node)
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in parts.items())
+class CodeGradient(nn.Module):
+    """A code y (1, d) and an image x -> z, the squared error of its picture, and half the error's gradient at y."""
+
+    def __init__(self, decoder: Decoder, code_model: CodeModel) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.mean, self.axes = nn.Buffer(code_model.mean), nn.Buffer(code_model.axes)
+
+    def forward(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = self.mean + y @ self.axes
+        error = self.decoder(z) - x
+        return z, error.square().sum((1, 2, 3)), pulled_back(self.decoder.net, z, error) @ self.axes.T
 
 
-def step_of(values: np.ndarray) -> np.ndarray:
-    """The step, a float32 scalar, of which weights are rounded to whole multiples that int16 can hold."""
-    smallest = max(np.abs(values).max() / np.iinfo(np.int16).max, 1e-30)
-    return np.array(max(np.sqrt(np.mean(values**2)) / STEPS, smallest), np.float32)
+def pulled_back(layers: nn.Sequential, x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient at the input x of layers, given that at their output; ONNX knows no automatic differentiation."""
+    inputs = []
+    for layer in layers:
+        inputs.append(x)
+        x = layer(x)
+    for layer, seen in zip(reversed(layers), reversed(inputs), strict=True):
+        match layer:
+            case nn.Linear():
+                gradient = gradient @ layer.weight
+            case nn.Unflatten():
+                gradient = gradient.flatten(1)
+            case nn.GELU():
+                density = (-seen.square() / 2).exp() / math.sqrt(2 * math.pi)
+                gradient = gradient * ((1 + (seen / math.sqrt(2)).erf()) / 2 + seen * density)
+            case nn.Sigmoid():
+                gradient = gradient * seen.sigmoid() * (1 - seen.sigmoid())
+            case nn.PixelShuffle():
+                gradient = F.pixel_unshuffle(gradient, layer.upscale_factor)
+            case nn.ConvTranspose2d():
+                gradient = F.conv2d(gradient, layer.weight, stride=2, padding=1)
+            case nn.Conv2d():
+                gradient = F.conv_transpose2d(gradient, layer.weight, padding=1)
+            case Residual():
+                path = nn.Sequential(layer.gelu, layer.first, layer.gelu, layer.second)
+                gradient = gradient + pulled_back(path, seen, gradient)
+            case _:
+                raise TypeError(f"no rule for {layer}")
+    return gradient
+
+
+def pictures_of(parts: ExplorerData, n: int) -> Tensor:
+    """The first n training images of the sheet, (n, 3, 32, 32) in [0, 1]."""
+    with Image.open(io.BytesIO(parts.sheet)) as sheet:
+        pixels = torch.from_numpy(np.array(sheet.convert("RGB")))
+    height, width = (size // 32 for size in pixels.shape[:2])
+    tiles = pixels.view(height, 32, width, 32, 3).permute(0, 2, 4, 1, 3).flatten(0, 1)
+    return to_unit(tiles[:n].contiguous())
+
+
+def sharp_decoder(folder: Path) -> nn.Module | None:
+    """The second decoder of a folder, None where there is none of its VAE."""
+    path = weights_path(folder, "sharp")
+    model, provenance = load_model(path) if path.is_file() else (None, {"run": {}})
+    fits = origin_of("sharp", folder).items() <= provenance["run"].items()
+    return model.cpu().eval() if model is not None and fits else None
+
+
+def networks(folder: Path, parts: ExplorerData) -> dict[str, bytes]:
+    """The files of three or four graphs (without a sharp decoder), and of the weights that they need."""
+    reader, d = reader_of(folder, parts), parts.codes.shape[1]
+    vae = load_vae(weights_path(folder, "vae")).cpu().eval()
+    assert isinstance(reader.decoder, Decoder)
+    look, gradient = FirstLook(vae, parts.code_model), CodeGradient(reader.decoder, parts.code_model)
+    x = pictures_of(parts, CALIBRATED_ON)
+    codes = parts.neighbours[:CALIBRATED_ON]
+
+    def seen() -> list[Tensor]:
+        h, features = look.encoder(x)
+        return [h[:, :d], look.head(features)]
+
+    fine = layer_steps(reader, lambda: [reader.decoder(codes).flatten(1)], DECODER_ERROR) | {"known": KNOWN_STEPS}
+    coarse = layer_steps(look, seen, ENCODER_ERROR)
+    names = {"read": list(ExplorerReading._fields), "gradient": ["z", "error", "gradient"],
+             "look": ["y", "deviation", "features", "code"]}  # fmt: skip
+    point, image = torch.zeros(1, d), torch.zeros(1, 3, 32, 32)
+    read = without_weights(exported(reader, {"z": point}, names["read"]), fine)
+    slope = without_weights(exported(gradient, {"y": point, "x": image}, names["gradient"]), fine)
+    looked = without_weights(exported(look, {"x": image}, names["look"]), coarse)
+    assert all(np.array_equal(read[1][name], slope[1][name]) for name in read[1].keys() & slope[1].keys())
+    files = {"read": read[0], "gradient": slope[0], "decoder.weights": weights_file(read[1] | slope[1]),
+             "look": looked[0], "encoder.weights": weights_file(looked[1])}  # fmt: skip
+    if sharp := sharp_decoder(folder):
+        steps = layer_steps(sharp, lambda: [sharp(codes).flatten(1)], SHARP_ERROR)
+        files["sharp"], weights = without_weights(exported(sharp, {"z": point}, ["image"]), steps)
+        files["sharp.weights"] = weights_file(weights)
+    return files
 
 
 def printable(content: bytes) -> Markup:
@@ -101,23 +183,43 @@ def tiles_of_starts(parts: ExplorerData) -> list[int]:
     return [next(places) if start.image >= 0 else -1 for start in parts.starts]
 
 
+def logarithms(widths: np.ndarray) -> str:
+    """Widths, standard deviations of any shape, as bytes in base64: whole parts of octaves above 2^-8."""
+    return base64_of(np.rint(OCTAVES * (np.log2(widths) + 8)).clip(0, 255).astype(np.uint8).tobytes())
+
+
+def codec_data(code_model: CodeModel, detail: DetailModel) -> dict[str, Any]:
+    """What the page needs to measure a picture's bytes as the codec does, up to the quality that codes pixels."""
+    return {
+        "step": STEP, "noise": trellis.NOISE, "thinnest": trellis.THINNEST, "faintest": FAINTEST, "octaves": OCTAVES,
+        "qualities": [CODE_ALONE, FROM_PIXELS], "fineness": CODE_BEFORE_DETAIL, "steps": DETAIL_STEPS,
+        "channels": CHANNELS, "header": [OVERHEAD, IDENTITY + CHECKSUM.size], "sigma": code_model.sigma.item(),
+        "code": logarithms(code_model.widths.numpy()),
+        "colours": floats(detail.colours), "detail": logarithms(detail.widths.numpy()),
+    }  # fmt: skip
+
+
 def fragment(folder: Path) -> str:
     """The explorer as HTML; "" without its parts. UserError: a damaged part."""
     parts = load_explorer_data(folder)
     if parts is None:
         return ""
-    reader, directions = reader_of(folder, parts), parts.directions
+    directions, files = parts.directions, networks(folder, parts)
+    graphs = {name: base64_of(file) for name, file in files.items() if not name.endswith(".weights")}
+    codec = load_codec(weights_path(folder, "vae"))
     data = {
         "classes": parts.class_names, "tiles": tiles_of_starts(parts), "directions": len(parts.effects),
         "columns": SHEET_COLUMNS, "sheet": base64_of(parts.sheet),
         "mean": floats(directions.mean), "axes": floats(directions.axes), "std": floats(directions.std),
-        "places": floats(directions.place(parts.codes)),
+        "places": floats(directions.place(parts.codes)), "deviations": floats(parts.deviations),
+        "plane": floats(parts.plane), "seen": floats(parts.seen), "labels": parts.labels.tolist(),
+        "graphs": graphs, "codec": codec_data(codec.code_model, codec.detail_model),
     }  # fmt: skip
     return TEMPLATES.get_template("explorer.html.j2").render(
         effects=list(zip(parts.effects, directions.share.tolist(), strict=False)),
-        classes=parts.class_names, starts=parts.starts,
+        classes=parts.class_names, starts=parts.starts, n_seen=len(parts.seen), last_quality=FROM_PIXELS - 1,
         data=packed(json.dumps(data).encode()),
-        model=packed(to_onnx(reader, len(directions.std))),
+        weights={name.removesuffix(".weights"): packed(files[name]) for name in files if name.endswith(".weights")},
         engine=packed((ENGINE / "ort.wasm.bundle.min.mjs").read_bytes()),
         wasm=printable((ENGINE / "ort-wasm-simd-threaded.wasm.lzma").read_bytes()),
     )  # fmt: skip

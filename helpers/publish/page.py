@@ -52,29 +52,30 @@ def mathml(tex: str, display: bool) -> str:
     return f'<span class="formula" tabindex="0">{formula}</span>' if display else formula  # it may scroll on a phone
 
 
-BUTTON = Markup('<button type="button" class="picture" aria-expanded="false" title="Enlarge">{}</button>')
 # A paragraph that is a picture, and below it one in italics.
 CAPTIONED = re.compile(r"<p>(<img [^>]*>)</p>\n<p><em>((?:(?!</p>).)*)</em></p>", re.S)
-FIGURE = Markup(r"<figure>{}\n<figcaption>\2</figcaption>\n</figure>").format(BUTTON.format(r"\1"))
+FIGURE = r"<figure>\1\n<figcaption>\2</figcaption>\n</figure>"  # page.js makes it a button that enlarges
 PAGES = {"README.md": "report.html", "appendix.md": "appendix.html"}
 PHOTO_COLOURS = 10_000  # a picture of more colours holds photographs; plots have some hundreds or thousands
-HEADING = re.compile(r'<h([1-4]) id="([^"]+)">(.*?)</h\1>', re.S)
+TALL = 1.3  # height over width of a picture that may fill a sheet of paper
+HEADING = re.compile(r'<h([2-4]) id="([^"]+)">(.*?)</h\1>', re.S)
+PERMALINK = r' <a class="permalink" href="#\2" aria-label="Link to this section">#</a>'
 
 
 @functools.lru_cache(maxsize=200)  # a picture that the threads of `Page.render` made is not made again
 def web_picture(png: bytes) -> tuple[str, tuple[int, int]]:
-    """The source of an <img>, and its size: the smallest file of PNG and WebP. Plots keep every pixel.
+    """The source of an <img>, and its size: the smallest file of PNG and WebP. Charts keep every pixel of their file.
 
-    Photographs lose at most two levels of 255, or what WebP of quality 80 loses. A PNG of 256 colours is left as it is.
+    Photographs lose at most three levels of 255, or what WebP of quality 80 loses.
     """
     with Image.open(io.BytesIO(png)) as image:
+        exact: Image.Image = image
         files = {png: "png"}
-        if image.mode != "P":
-            exact: Image.Image = image
-            if image.getcolors(PHOTO_COLOURS) is None:
-                exact = Image.fromarray(np.rint(np.asarray(image.convert("RGB")) / 5).astype(np.uint8) * 5)
-                files[image_file(image, "WEBP", quality=80)] = "webp"
-            files[image_file(exact, "WEBP", lossless=True, method=2, exact=True)] = "webp"
+        if image.mode != "P" and image.getcolors(PHOTO_COLOURS) is None:
+            steps = np.rint((255 - np.asarray(image.convert("RGB"))) / 7).astype(np.uint8)
+            exact = Image.fromarray(255 - 7 * steps)  # white stays white
+            files[image_file(image, "WEBP", quality=80)] = "webp"
+        files[image_file(exact, "WEBP", lossless=True, method=2, exact=True)] = "webp"
         content = min(files, key=len)
         return f"data:image/{files[content]};base64,{base64_of(content)}", image.size
 
@@ -82,7 +83,8 @@ def web_picture(png: bytes) -> tuple[str, tuple[int, int]]:
 def embedded(png: bytes, alt: str) -> str:
     """An <img> with the picture inside."""
     source, size = web_picture(png)
-    return Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(source, *size, alt)
+    shape = "tall" if size[1] > TALL * size[0] else "usual"
+    return Markup('<img src="{}" class="{}" width="{}" height="{}" alt="{}">').format(source, shape, *size, alt)
 
 
 def picture_bytes(base: Path, token: Token) -> bytes:
@@ -127,19 +129,21 @@ class Page:
         with ThreadPoolExecutor(2) as threads:  # encoding takes most of the time and runs beside Python
             list(threads.map(web_picture, [picture_bytes(self.base, image) for image in images]))
         html = CAPTIONED.sub(FIGURE, self.parser.renderer.render(tokens, self.parser.options, env))
-        html = html.replace("<table>", '<div class="wide" tabindex="0" role="region" aria-label="Table"><table>')
+        names = iter(re.findall(r"<p><em>(Table \w+)\. ", html))  # of the tables, in their order
+        box = '<div class="wide" tabindex="0" role="region" aria-label="{}"><table>'
+        html = re.sub("<table>", lambda _: box.format(next(names, "Table")), html)
         return html.replace("</table>", "</table></div>")
 
     def whole(self, body: str, **parts: str) -> str:
         """The page around a body, with each part in the place of `<!-- NAME -->`."""
         headings = HEADING.findall(body)  # (level, anchor, text)
+        body = HEADING.sub(rf'<h\1 id="\2">\3{PERMALINK}</h\1>', body)
         body = body.replace("<pre>", '<pre tabindex="0">')  # it may scroll, so the keyboard must reach it
-        indent = {"2": "", "3": "  ", "4": "    "}
-        lines = [f'{indent[level]}- <a href="#{at}">{text}</a>' for level, at, text in headings if level in indent]
+        lines = [f'{"  " * (int(level) - 2)}- <a href="#{at}">{text}</a>' for level, at, text in headings]
         links = self.parser.render("\n".join(lines))
         contents = f"<details open><summary>Contents</summary>\n{links}</details>"  # a click folds it up
         body = body.replace("</h1>\n", f'</h1>\n<nav aria-label="Contents">{contents}</nav>\n')
         for name, part in parts.items():
             body = body.replace(f"<!-- {name} -->", part)
-        title = Markup(next((text for level, _, text in headings if level == "1"), "Report")).striptags()
+        title = Markup("".join(re.findall(r"<h1 [^>]*>(.*?)</h1>", body, re.S)[:1]) or "Report").striptags()
         return TEMPLATES.get_template("page.html.j2").render(title=title, body=Markup(body))

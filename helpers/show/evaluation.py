@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ..measure.rows import Table
-from .theme import CLASS_COLOURS, CLASS_MARKERS, WIDTH, blank
+from .theme import CLASS_COLOURS, CLASS_MARKERS, WIDTH, blank, with_minus
 
 Names = Sequence[str]
 LABELS = {
@@ -36,7 +36,7 @@ def frequency_plot(table: Table, split: str = "test") -> Figure:
         above.semilogy(frequency, error, style, ms=4, label=f"error, {plain(model)}")
         below.plot(frequency, error / image, style, ms=4, label=plain(model))
     above.set(ylabel="power (squared pixel values)")
-    below.set(xlabel="cycles per image", ylabel="share of the power lost", ylim=(0, 1), xticks=frequency[::2])
+    below.set(xlabel="cycles per image", ylabel="share of the power lost", ylim=(0, None), xticks=frequency[::2])
     above.legend()
     below.legend(loc="lower right")
     return figure
@@ -67,7 +67,7 @@ def reliability_plot(table: Table, model: str = "vae") -> Figure:
             share, confidence, accuracy = table.array(f"{head}.bins{name}", "calibration", model).T
             kept = share > 0.002  # a handful of images says nothing
             error = 100 * table.value(f"{head}.ece{name}", "calibration", model)
-            axis.plot(confidence[kept], accuracy[kept], style, ms=4, label=f"{label}: ECE {error:.1f} %")
+            axis.plot(confidence[kept], accuracy[kept], style, ms=4, clip_on=False, label=f"{label}: ECE {error:.1f} %")
         limits = {"xlim": (0, 1), "ylim": (0, 1), "xticks": [0, 0.5, 1], "aspect": "equal"}
         axis.set(xlabel="confidence", title=f"head on the {head}", **limits)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
@@ -189,6 +189,7 @@ def table_plot(tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]
         for (row, column), cell in table.get_celld().items():
             cell.set_edgecolor("#cccccc")
             cell.set_text_props(weight="bold" if row == 0 else "normal", ha="left" if column == 0 else "right")
+            cell.get_text().set_text(with_minus(cell.get_text().get_text()))
             cell.PAD = 0.02
     return figure
 

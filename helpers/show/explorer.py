@@ -79,8 +79,7 @@ class LatentExplorer(WithStill):
                 f"{effect.name}: direction {i}, {share:.1%} of the variance, in standard deviations; its name explains "
             )
             tip += f"{effect.explained:.0%} of its effect"
-            short = effect.name.split(";")[0]  # the whole name is wider than a label beside a picture
-            options = {"description": f"{i} {short}", "tooltip": tip, "readout_format": "+.1f"}
+            options = {"description": f"{i} {effect.short}", "tooltip": tip, "readout_format": "+.1f"}
             self.sliders.append(widgets.FloatSlider(min=-4, max=4, **options, **WIDE))
         tip = "Scales the distance from the mean code: 0 is the mean, 1 the code as it is"
         self.temperature = widgets.FloatSlider(1, max=2, step=0.05, description="temperature", tooltip=tip, **WIDE)
@@ -131,7 +130,7 @@ class LatentExplorer(WithStill):
         self.image.value = enlarged_png(pixels(reading.image if self.shown.value == "mean" else self.sharp(z))[0], 8)
         self.nearest.value = enlarged_png(pixels(self.neighbours[reading.nearest.item()]), 3)
         self.note.value = (
-            f"<b>{reading.size.item():.1f}</b> bytes: the ideal code<br>length at quality 1, without a header"
+            f"<b>{reading.size.item():.1f}</b> bytes: the ideal code<br>length at fineness 1, without a header"
         )
         table = "<table><caption>belief of the classifier, from the code alone</caption>"
         for name, share in zip(map(escape, self.parts.class_names), reading.belief[0].tolist(), strict=True):

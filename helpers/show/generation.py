@@ -1,5 +1,6 @@
 """The figure that compares models of other people with ours (notebook 5)."""
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ def peers_plot(columns: Mapping[str, Mapping[str, float]]) -> plt.Figure:
         colours = [CLASS_COLOURS[0 if name == names[0] else 9] for name in values]
         bars = axis.barh([names.index(name) for name in values], list(values.values()), color=colours, lw=0)
         axis.bar_label(bars, fmt="{:,.4g}", padding=3, fontsize=9)
-        axis.set_title(title, loc="left", fontsize=9.5)
+        axis.set_title(textwrap.fill(title, 30), loc="left", fontsize=9.5)
         axis.spines["bottom"].set_visible(False)
         axis.grid(False)
         axis.set(xticks=[], xmargin=0.25, yticks=range(len(names)), yticklabels=names)

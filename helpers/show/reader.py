@@ -14,11 +14,13 @@ from ..data import Dataset
 from ..engine import UserError, read_tensors, sha256_of_file, weights_path, within, write_tensors
 from ..measure.directions import Directions, Effect
 from ..models import VAE
+from ..priors import Codes
 from .images import pixels
 from .theme import image_file
 
-N_NEIGHBOURS = 800  # training images that the page can show; the notebook has those of the evaluation
+N_NEIGHBOURS = 500  # training images that the page can show; the notebook has those of the evaluation
 PER_CLASS = 6  # test images of each class to start from
+N_SEEN = 1000  # test images that are points of the map
 EXPLORER_FILE = "explorer.safetensors"
 SHEET_COLUMNS = 40  # pictures in a row of a sheet
 
@@ -28,7 +30,7 @@ class ExplorerReading(NamedTuple):
 
     image: Tensor  # (n, 3, 32, 32) in [0, 1]
     belief: Tensor  # (n, classes): the classifier's probabilities, from the code alone
-    size: Tensor  # (n,): ideal code length in bytes at quality 1 of the codec
+    size: Tensor  # (n,): ideal code length in bytes at fineness 1 of the codec
     nearest: Tensor  # (n,) int64: which of the neighbours is nearest
 
 
@@ -74,6 +76,10 @@ class ExplorerData(NamedTuple):
     code_model: CodeModel
     neighbours: Tensor  # (m, d), codes of training images
     codes: Tensor  # (starts, d)
+    deviations: Tensor  # (starts, d), of the posterior; 0 for a mean code
+    plane: Tensor  # (2, d), orthonormal rows: what of a place the map shows
+    seen: Tensor  # (m, 2), places of test images on the map
+    labels: Tensor  # (m,), their classes
     sheet: bytes
     effects: list[Effect]
     starts: list[Start]
@@ -88,25 +94,40 @@ def contact_sheet(images: np.ndarray, quality: int = 80) -> bytes:
     return image_file(Image.fromarray(grid), "WEBP", quality=quality, method=6)
 
 
+def class_plane(means: Tensor) -> Tensor:
+    """The plane in which the places of classes (classes, d) lie farthest apart: orthonormal rows, (2, d)."""
+    return torch.linalg.svd((means - means.mean(0)).double())[2][:2].float()
+
+
 def explorer_data(
-    data: Dataset, directions: Directions, effects: list[Effect], code_model: CodeModel, codes: Tensor, tests: Tensor
+    data: Dataset, directions: Directions, effects: list[Effect], code_model: CodeModel, codes: Tensor, tests: Codes
 ) -> ExplorerData:
-    """From the codes (n, d) of training and test images; starts are the means, of all and by class, and test images."""
-    starts, places = [Start("mean of all", "")], [codes.mean(0)]
+    """From the codes (n, d) of training images and the mean and deviation of test images.
+
+    Starts are the means, of all and by class, and test images.
+    """
+    starts, places, deviations = [Start("mean of all", "")], [codes.mean(0)], [torch.zeros_like(codes[0])]
     for number, name in enumerate(data.class_names):
         images = (data.test.labels == number).nonzero()[:PER_CLASS, 0].tolist()
         starts += [Start(f"mean of {name}", name), *(Start(f"{name}, test image {i}", name, i) for i in images)]
-        places += [codes[data.train.labels == number].mean(0).nan_to_num(), *tests[images]]
+        places += [codes[data.train.labels == number].mean(0).nan_to_num(), *tests[0][images]]
+        deviations += [torch.zeros_like(codes[0]), *tests[1][images]]
     shown = data.test.images[[start.image for start in starts if start.image >= 0]]
     sheet = contact_sheet(pixels(torch.cat([data.train.images[:N_NEIGHBOURS], shown])))
-    known = codes[:N_NEIGHBOURS].half()
-    return ExplorerData(directions, code_model, known, torch.stack(places), sheet, effects, starts, data.class_names)
+    means = [place for place, start in zip(places, starts, strict=True) if start.image < 0]
+    plane = class_plane(directions.place(torch.stack(means[1:])))
+    return ExplorerData(
+        directions, code_model, codes[:N_NEIGHBOURS].half(), torch.stack(places), torch.stack(deviations), plane,
+        directions.place(tests[0][:N_SEEN]) @ plane.T, data.test.labels[:N_SEEN], sheet, effects, starts,
+        data.class_names,
+    )  # fmt: skip
 
 
 def save_explorer_data(folder: Path, parts: ExplorerData) -> None:
     """Write the parts into `folder`, beside the weights that they belong to."""
     sheet = torch.frombuffer(bytearray(parts.sheet), dtype=torch.uint8)
-    tensors = {"sheet": sheet, "codes": parts.codes, "neighbours": parts.neighbours}
+    names = ("codes", "neighbours", "deviations", "plane", "seen", "labels")
+    tensors = {"sheet": sheet} | {name: getattr(parts, name) for name in names}
     for prefix, part in (("directions", parts.directions), ("code_model", parts.code_model)):
         tensors |= {f"{prefix}.{name}": value for name, value in part._asdict().items()}
     provenance = {"kind": "explorer", "weights": sha256_of_file(weights_path(folder, "vae"))}
@@ -124,7 +145,8 @@ def load_explorer_data(folder: Path) -> ExplorerData | None:
         raise UserError(f"{path} was not made with {weights.name} beside it; run notebook 7 again (`make report`)")
     return ExplorerData(
         Directions(**within(tensors, "directions")), CodeModel(**within(tensors, "code_model")),
-        tensors["neighbours"].float(), tensors["codes"], tensors["sheet"].numpy().tobytes(),
+        tensors["neighbours"].float(), tensors["codes"], tensors["deviations"], tensors["plane"], tensors["seen"],
+        tensors["labels"], tensors["sheet"].numpy().tobytes(),
         [Effect(*effect) for effect in provenance["effects"]], [Start(*start) for start in provenance["starts"]],
         tuple(provenance["class_names"]),
     )  # fmt: skip

@@ -2,18 +2,22 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython import display, get_ipython
+from matplotlib.collections import QuadMesh
+from matplotlib.image import AxesImage
 from PIL import Image
 
 from ..engine import UserError, read_json, write_json, write_whole
 
 WIDTH = 5.8  # inches: text of 9 points stays readable where a phone shows the figure on 380 pixels
-DPI = 150
+DPI = 150  # of pictures, whose pixels are enlarged by whole numbers; charts have twice as many, for sharp screens
 CLASS_COLOURS = list(mpl.color_sequences["petroff10"])
 CLASS_MARKERS = "osD^vP*Xph"  # only six of the ten colours stand out on white: a class always has its marker too
 SPLIT_COLOURS = {"train": "#3f90da", "validation": "#bd1f01", "test": "#832db6"}
@@ -41,12 +45,23 @@ class Gallery:
         if self.notice:
             stamp = "stored runs on CIFAR-10, not photos" if stored else "photos, not CIFAR-10"
             figure.text(0, 1.01, stamp, fontsize=9, color="#bd1f01", va="bottom")
-        png = figure_png(figure)
+        caption = with_minus(caption)
+        shown = [part for axis in figure.axes for part in [*axis.images, *axis.collections]]
+        chart = not any(isinstance(part, AxesImage) and np.asarray(part.get_array()).ndim == 3 for part in shown)
+        png = figure_png(figure, 2 * DPI if chart else None)
+        if chart:
+            heat = any(isinstance(part, AxesImage | QuadMesh) for part in shown)  # there a colour is a number
+            png = lighter(png, 256 if heat else 16 if any(axis.tables for axis in figure.axes) else 64)
         plt.close(figure)
         write_whole(self.folder / f"{name}.png", png)
         captions = read_captions(self.folder) | {name: caption}
         write_json(self.folder / "captions.json", dict(sorted(captions.items())))
-        show_png(lighter(png), caption)
+        show_png(half(png) if chart else lighter(png), caption)
+
+
+def with_minus(text: str) -> str:
+    """The text with a typographic minus before its negative numbers."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def read_captions(folder: Path) -> dict[str, str]:
@@ -69,10 +84,17 @@ def image_file(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def lighter(png: bytes) -> bytes:
-    """The same picture with the 256 colours that suit it best: a third of the bytes, for the copy in a notebook."""
-    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+def lighter(png: bytes, colours: int = 256) -> bytes:
+    """PNG bytes with only so many colours, those that suit the picture best: a third of the bytes or less."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    few = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     return min(png, image_file(few, "PNG", optimize=True), key=len)
+
+
+def half(png: bytes) -> bytes:
+    """A chart in half its size, for the copy in a notebook."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    return lighter(image_file(image.reduce(2), "PNG"))
 
 
 def show_png(png: bytes, alt: str, handle: display.DisplayHandle | None = None) -> display.DisplayHandle | None:

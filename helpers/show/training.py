@@ -40,15 +40,15 @@ def frontier_plot(line: Mapping[int, Mapping[str, str]], seeds: Sequence[Mapping
     """Accuracy against PSNR over the class weight, from rows of experiments.csv; `seeds` are hollow: the noise."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.9))
     trained = {weight: row for weight, row in line.items() if weight}
-    for name, label, marker, colour, beside in (
-        ("accuracy", "from the features", "o", CLASS_COLOURS[0], (0, 8)),
-        ("code_accuracy", "from the code", "s", CLASS_COLOURS[2], (-13, -15)),
+    for name, label, marker, colour in (
+        ("code_accuracy", "from the code", "s", CLASS_COLOURS[2]),
+        ("accuracy", "from the features", "o", CLASS_COLOURS[0]),
     ):
         for rows, style in ((seeds, {"ls": "", "mfc": "white", "zorder": 1}), (trained.values(), {"label": label})):
             x, y = [float(row["psnr_pooled"]) for row in rows], [100 * float(row[name]) for row in rows]
             axis.plot(x, y, marker=marker, color=colour, **style)
-        for weight, place in zip(trained, zip(x, y, strict=True), strict=True):
-            axis.annotate(f"{weight}", place, beside, textcoords="offset points", ha="center", fontsize=9.5)
+    for weight, place in zip(trained, zip(x, y, strict=True), strict=True):  # once, above the features
+        axis.annotate(f"{weight}", place, (0, 8), textcoords="offset points", ha="center", fontsize=9.5)
     axis.axvline(float(line[0]["psnr_pooled"]), color="black", ls="--", label="no classifier")  # no head was trained
     axis.set(xlabel="PSNR, pooled, validation (dB)", ylabel="accuracy, validation (%)", xmargin=0.08, ymargin=0.15)
     axis.legend(title="numbers: class weight", title_fontsize=9.5, loc="lower left")

@@ -33,5 +33,5 @@ def load_data(name: str = "auto", root: str | Path | None = None) -> Dataset:
         return load_photos("asked for by name") if asked == "photos" else load_official(asked or "cifar10", root)
     except ConnectionError as error:
         if asked:
-            raise UserError(f"{error}. Put a copy in data/, set {COPIES}, or use DATASET=photos") from None
+            raise UserError(f"{error}. Put its archive in data/, set {COPIES}, or use DATASET=photos") from None
         return load_photos(str(error))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.measure.directions import fit_directions, name_change, patterns
+from helpers.measure.directions import Effect, fit_directions, name_change, patterns
 
 
 def test_principal_directions_are_those_of_the_codes() -> None:
@@ -32,3 +32,8 @@ def test_names_say_what_changes_and_how_much_of_it() -> None:
     both, sign = name_change(1.1 * warm - 2**0.5 * ramp[None, None, :] + 0.5 * noise)
     assert both.name == "warmer all over; darker left, brighter right" and sign == 1 and both.explained > 0.8
     assert name_change(noise)[0].name.startswith("changes shapes")
+
+
+def test_a_short_name_leaves_out_the_other_half_of_a_pattern() -> None:
+    assert Effect("brighter all over; warmer all over", 0.6).short == "brighter, warmer"
+    assert Effect("brighter top, darker bottom; darker all over", 0.4).short == "brighter top, darker"

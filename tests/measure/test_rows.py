@@ -80,9 +80,9 @@ def test_the_columns_of_the_peers_say_who_is_first_in_each() -> None:
     plain |= {"images_per_second": 900.0, "frechet": {"reconstructions": 90.0, "N(0, I)": 151.0, "mixture": 160.0}}
     columns = rows.by_column({"ours": vae, "an autoencoder": plain | {"psnr_pooled": 23.0, "parameters": 5_000_000}})
     assert columns["rate (nats)"] == {"ours": 300.0}  # an autoencoder has none
-    assert columns["Frechet, mixture ↓"] == {"ours": 150.0, "an autoencoder": 160.0}
+    assert columns["Fréchet distance, mixture ↓"] == {"ours": 150.0, "an autoencoder": 160.0}
     others = {title for title, name in rows.first_in(columns).items() if name != "ours"}
-    assert others == {"Frechet, reconstructions ↓", "images/s in training ↑"}
+    assert others == {"Fréchet distance, reconstructions ↓", "images/s in training ↑"}
     assert len(peers_plot(columns).axes) == len(columns) == 8
 
 

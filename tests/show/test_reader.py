@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import norm
 
@@ -17,7 +18,15 @@ from helpers.engine.errors import UserError
 from helpers.priors import encode_all
 from helpers.publish.explorer_page import fragment, tiles_of_starts
 from helpers.show.images import pixels
-from helpers.show.reader import PER_CLASS, SHEET_COLUMNS, ExplorerData, Reader, contact_sheet, load_explorer_data
+from helpers.show.reader import (
+    PER_CLASS,
+    SHEET_COLUMNS,
+    ExplorerData,
+    Reader,
+    class_plane,
+    contact_sheet,
+    load_explorer_data,
+)
 
 
 def test_ideal_bytes_are_those_of_the_coder(explorer_folder: Path, photos: Dataset, reader: Reader) -> None:
@@ -33,6 +42,24 @@ def test_ideal_bytes_are_those_of_the_coder(explorer_folder: Path, photos: Datas
 
 def test_the_nearest_neighbour_of_a_neighbour_is_itself(reader: Reader, parts: ExplorerData) -> None:
     assert reader(parts.neighbours[:50]).nearest.tolist() == list(range(50))
+
+
+def test_the_plane_of_the_map_is_the_one_in_which_classes_lie_farthest_apart() -> None:
+    means = torch.zeros(4, 6)
+    means[:, 2], means[:, 5] = torch.tensor([-3.0, 0, 0, 3]), torch.tensor([0.0, -2, 2, 0])
+    plane = class_plane(means + 7)
+    assert torch.allclose(plane @ plane.T, torch.eye(2), atol=1e-5)
+    assert plane[0, 2].abs() > 0.999 and plane[1, 5].abs() > 0.999
+
+
+def test_deviations_are_those_of_the_posterior(explorer_folder: Path, photos: Dataset, parts: ExplorerData) -> None:
+    deviations = encode_all(
+        load_codec(explorer_folder / "vae.safetensors", photos).model, photos.limited(512, 100).test
+    )[1]
+    for start, deviation in zip(parts.starts, parts.deviations, strict=True):
+        expected = deviations[start.image] if start.image >= 0 else torch.zeros_like(deviation)
+        assert torch.allclose(deviation, expected, rtol=1e-4)
+    assert parts.seen.shape == (len(parts.labels), 2)
 
 
 def test_starting_points_are_means_and_test_images(photos: Dataset, parts: ExplorerData) -> None:
