@@ -17,7 +17,7 @@ help:             ## list the jobs
 	@echo 'PYTHON=python3.13 after a job: the Python (3.11 or newer) of .venv; one of another version is made anew'
 report: $(READY)  ## run all notebooks and render the report; stored weights are used when they fit
 	$(BIN)/python -m helpers report
-train: $(READY)   ## the same, training every model from nothing (seven to twelve hours on 2 cores)
+train: $(READY)   ## the same, training every model from nothing (five to twelve hours on 2 cores)
 	$(BIN)/python -m helpers report --train
 smoke: $(READY)   ## everything from nothing with tiny settings, into a temporary folder
 	out=$$(mktemp -d || TMPDIR=/tmp mktemp -d) && $(BIN)/python -m helpers report --profile smoke --out "$$out/smoke"

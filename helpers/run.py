@@ -32,6 +32,7 @@ class Kind(NamedTuple):
     network: Callable[[Any, int], nn.Module]  # (settings, number of classes)
     trainer: Any  # (model, data, settings) -> Training; with the keyword `vae` where it is trained on one
     on_vae: bool = False
+    always_float32: bool = False  # whatever the hardware multiplies
 
 
 KINDS = {
@@ -40,7 +41,7 @@ KINDS = {
     "judge": Kind(SETTINGS["judge"], lambda s, n_classes: Judge(s.width, n_classes), Trainer),
     "sharp": Kind(SETTINGS["sharp"], lambda s, n: Decoder(s.latent_dim, s.width), SharpTrainer, on_vae=True),
     "flow": Kind(SETTINGS["flow"], lambda s, n: Flow(s.latent_dim, n, s.width, s.blocks), FlowTrainer, on_vae=True),
-    "pixels": Kind(SETTINGS["pixels"], lambda s, n: PixelNet(s.width, s.components), PixelTrainer, on_vae=True),
+    "pixels": Kind(SETTINGS["pixels"], lambda s, n: PixelNet(s.width, s.components), PixelTrainer, True, True),
 }
 
 
@@ -82,6 +83,7 @@ def train(
         make_trainer = partial(make_trainer, vae=load_vae(weights_path(folder, "vae")))
     checkpoint, processes = checkpoint_path(folder, settings.model), accelerator()
     origin = origin_of(settings.model, folder) | environment()
+    origin |= {"training_precision": "float32"} if KINDS[settings.model].always_float32 else {}
     model, records = build_model(settings, len(data.class_names)), []
     on_step = on_step if processes.is_main_process else None
     for record in fit(model, data, settings, checkpoint, make_trainer, on_step=on_step, every=every):

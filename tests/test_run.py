@@ -56,6 +56,18 @@ def test_weights_of_another_run_do_not_pass_for_this_one(trained: Path, tmp_path
         load_history(tmp_path, "vae")
 
 
+def test_a_run_says_in_which_numbers_it_was_trained(
+    trained: Path, photos: Dataset, tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helpers.engine.runtime.cpu_has_bf16", lambda: True)
+    shutil.copy(weights_path(trained, "vae"), tmp_path)
+    settings = profile_settings("smoke", "pixels", "photos", n_train=32, n_eval=20, epochs=1)
+    _, pixels = train(photos, settings, tmp_path)
+    assert pixels.run["training_precision"] == "float32"  # its step never multiplies bf16 numbers
+    _, vae = train(photos, tiny.replace(epochs=1, n_train=32), tmp_path)
+    assert vae.run["training_precision"].startswith("bf16")
+
+
 def test_the_settings_travel_in_the_weights(trained: Path, tiny: Settings) -> None:
     _, provenance = load_model(weights_path(trained, "vae"))
     assert Settings.from_dict(provenance["settings"]) == tiny and len(provenance["class_names"]) == 10
