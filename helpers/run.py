@@ -41,7 +41,9 @@ KINDS = {
     "judge": Kind(SETTINGS["judge"], lambda s, n_classes: Judge(s.width, n_classes), Trainer),
     "sharp": Kind(SETTINGS["sharp"], lambda s, n: Decoder(s.latent_dim, s.width), SharpTrainer, on_vae=True),
     "flow": Kind(SETTINGS["flow"], lambda s, n: Flow(s.latent_dim, n, s.width, s.blocks), FlowTrainer, on_vae=True),
-    "pixels": Kind(SETTINGS["pixels"], lambda s, n: PixelNet(s.width, s.components), PixelTrainer, True, True),
+    "pixels": Kind(
+        SETTINGS["pixels"], lambda s, n: PixelNet(s.width, s.components), PixelTrainer, on_vae=True, always_float32=True
+    ),
 }
 
 
@@ -78,12 +80,10 @@ def train(
     on_step: OnStep | None = None, every: float = CHECKPOINT_SECONDS,
 ) -> tuple[Any, History]:  # fmt: skip
     """Train what `settings` say, into `folder`, for some kinds on the VAE that lies there."""
-    make_trainer = KINDS[settings.model].trainer
-    if KINDS[settings.model].on_vae:
-        make_trainer = partial(make_trainer, vae=load_vae(weights_path(folder, "vae")))
-    checkpoint, processes = checkpoint_path(folder, settings.model), accelerator()
+    kind, checkpoint, processes = KINDS[settings.model], checkpoint_path(folder, settings.model), accelerator()
+    make_trainer = partial(kind.trainer, vae=load_vae(weights_path(folder, "vae"))) if kind.on_vae else kind.trainer
     origin = origin_of(settings.model, folder) | environment()
-    origin |= {"training_precision": "float32"} if KINDS[settings.model].always_float32 else {}
+    origin |= {"training_precision": "float32"} if kind.always_float32 else {}
     model, records = build_model(settings, len(data.class_names)), []
     on_step = on_step if processes.is_main_process else None
     for record in fit(model, data, settings, checkpoint, make_trainer, on_step=on_step, every=every):
@@ -96,9 +96,9 @@ def train(
     model.eval()
     if processes.is_main_process:
         save_run(folder, model, history, data.class_names)
-        for kind in KINDS:  # what had begun on another VAE does not go on with this one
-            if kind == settings.model or (settings.model == "vae" and KINDS[kind].on_vae):
-                checkpoint_path(folder, kind).unlink(missing_ok=True)
+        for name in KINDS:  # what had begun on another VAE does not go on with this one
+            if name == settings.model or (settings.model == "vae" and KINDS[name].on_vae):
+                checkpoint_path(folder, name).unlink(missing_ok=True)
     processes.wait_for_everyone()
     return model, history
 
