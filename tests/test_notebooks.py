@@ -20,6 +20,7 @@ from helpers.publish.pipeline import declared_parameters
 from helpers.publish.plan import PROMISED, notebook_path
 
 NOTEBOOKS = [notebook_path(name) for name in PROMISED]
+EXECUTED = [ROOT / "outs/exercise_03/notebooks" / path.name for path in NOTEBOOKS]
 LESSONS = [path for path in NOTEBOOKS if "latent_explorer" not in path.stem]  # which has sliders instead
 
 
@@ -200,9 +201,16 @@ def what_github_drops(path: Path) -> list[str]:
     return lost
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "outs/exercise_03/notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda p: p.stem)
 def test_github_shows_the_whole_of_an_executed_notebook(path: Path) -> None:
     assert not what_github_drops(path)
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXECUTED], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_notebooks_lead_to_files(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", "\n".join(cell.source for cell in cells(path, "markdown")))
+    assert any("solutions/" in link for link in links)
+    assert not [link for link in links if not (path.parent / link).exists()]
 
 
 def test_what_github_would_drop_is_noticed(tmp_path: Path) -> None:

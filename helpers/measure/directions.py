@@ -77,8 +77,8 @@ class Effect(NamedTuple):
 
     @property
     def short(self) -> str:
-        """The name for a label, without the other half of each pattern: "brighter top", not "..., darker bottom"."""
-        return ", ".join(part.split(",")[0].removesuffix(" all over") for part in self.name.split("; "))
+        """The name for a label, without the other half of each pattern: "brighter top + darker", their sum."""
+        return " + ".join(part.split(",")[0].removesuffix(" all over") for part in self.name.split("; "))
 
 
 def name_change(change: Tensor) -> tuple[Effect, int]:

@@ -35,5 +35,5 @@ def test_names_say_what_changes_and_how_much_of_it() -> None:
 
 
 def test_a_short_name_leaves_out_the_other_half_of_a_pattern() -> None:
-    assert Effect("brighter all over; warmer all over", 0.6).short == "brighter, warmer"
-    assert Effect("brighter top, darker bottom; darker all over", 0.4).short == "brighter top, darker"
+    assert Effect("brighter all over; warmer all over", 0.6).short == "brighter + warmer"
+    assert Effect("brighter top, darker bottom; darker all over", 0.4).short == "brighter top + darker"
