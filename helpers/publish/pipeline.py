@@ -168,7 +168,7 @@ def run_notebook(name: str, folder: Path, parameters: dict[str, Any]) -> float:
 
 
 def tidy(path: Path, folder: Path) -> None:
-    """Take the machine's folders out of an executed notebook, and lead its links to the solutions."""
+    """Take the machine's folders out of an executed notebook, and redirect its links to the solutions."""
     text = path.read_text(encoding="utf-8").replace("](solutions/", "](../../../notebooks/solutions/")
     for place, label in ((folder, f"outs/{folder.name}"), (ROOT, ".")):
         text = text.replace(json.dumps(str(place))[1:-1], label)
